@@ -1,0 +1,247 @@
+"""The tree of settings. Every field is documented beside itself; the generated reference and the JSON Schema come from here.
+
+Cross-field rules live in `Config`. Secrets appear only as references (`env:NAME`, `file:PATH`), resolved by `config.secrets` when used.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from lamplighter.config.types import Bytes, Delay, Span, SpanOrNever
+from lamplighter.core.units import Duration, Size
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+SecretRef = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")]
+
+EngineKind = Literal["llamacpp", "openai", "fake"]
+
+
+class Section(BaseModel):
+    """Base of every part: frozen, unknown settings refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ServerConfig(Section):
+    """Where the gateway listens. The command line's `--host` and `--port` win."""
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. Anything but loopback requires keys, which exist from the first start on.",
+    )
+    port: int = Field(8080, ge=1, le=65535, description="TCP port.")
+    public_url: HttpUrl | None = Field(
+        None, description="The URL under which people reach the gateway, for links; default: made of host and port."
+    )
+    metrics_without_key: bool = Field(
+        False, description="Let anybody who can reach the port read `/metrics`. On loopback no key is ever needed for it."
+    )
+    shutdown_grace: Span = Field(Duration(30), description="How long running answers may go on after SIGTERM.")
+
+
+class GatewayConfig(Section):
+    """How requests are held, limited and forwarded."""
+
+    hold: Span = Field(
+        Duration(55),
+        description="How long a request without streaming waits for a sleeping model before it gets 503 with Retry-After. Keep it below your proxies' timeouts.",
+    )
+    max_held: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="How many requests may wait for one model in one gateway; one more gets 429 with Retry-After.",
+    )
+    max_wait: SpanOrNever = Field(Duration(3600), description="The longest that a streaming request is held, heartbeats or not.")
+    heartbeat: Span = Field(Duration(10), description="A held or silent stream gets an SSE comment at least this often.")
+    early_headers: Delay = Field(
+        Duration(0.5),
+        description="A held stream gets its status and headers after this long, so that a fast wake can still answer with a true HTTP error.",
+    )
+    max_body: Bytes = Field(Size(10 * 10**6), description="Largest request body; a larger one gets 413.")
+    body_timeout: Span = Field(Duration(30), description="Longest pause while a client sends its body; then 408.")
+    connect_timeout: Span = Field(Duration(5), description="Limit for connecting to an engine.")
+    first_byte_timeout: Span = Field(Duration(600), description="Limit for an engine's first byte; then 504, or an error event.")
+    idle_stream_timeout: Span = Field(
+        Duration(120), description="Longest silence of an engine within a stream; then an error event."
+    )
+    max_upstream_connections: int = Field(
+        1024, ge=1, le=65_536, description="Connections that may be open to one endpoint; more requests wait for one."
+    )
+    retries: int = Field(
+        2, ge=0, le=10, description="How often a request is tried again before its first byte (connection errors, 502, 503, 504)."
+    )
+
+
+class KeeperConfig(Section):
+    """How the control plane looks and acts."""
+
+    interval: Span = Field(
+        Duration(2), description="How often everything is observed when nothing happens; events are acted upon at once."
+    )
+    probe_timeout: Span = Field(Duration(3), description="Limit for one health check of an engine.")
+    unreachable_after: int = Field(
+        3, ge=1, le=100, description="Failed health checks in a row before a replica counts as unreachable."
+    )
+    hung_after: Span = Field(Duration(60), description="An unreachable replica of ours is ended and replaced after this long.")
+    backoff: Span = Field(Duration(2), description="Wait after a failed wake; doubles with each failure in a row.")
+    backoff_max: Span = Field(Duration(120), description="The longest such wait.")
+    drain_deadline: Span = Field(Duration(3600), description="The longest that a drain waits for running answers.")
+
+
+class LogConfig(Section):
+    """What is written to standard error. The command line's `--log-format` and `--log-level` win."""
+
+    format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for one JSON object a line.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least important level that is written.")
+    access: bool = Field(True, description="One line for each request to `/v1/*`: no prompt, no answer, no secret.")
+
+
+class ModelConfig(Section):
+    """A name that clients ask for, served by an engine in a pool."""
+
+    engine: EngineKind = Field(
+        description="The program that runs it: `llamacpp` (embedded), `openai` (any compatible URL), `fake` (development)."
+    )
+    pool: PoolName = Field(description="The pool in which it runs.")
+    source: str | None = Field(
+        None,
+        min_length=1,
+        description="Where its weights come from: `bundled`, `catalogue:NAME`, `hf:OWNER/REPO[:FILE.gguf]` or `file:PATH`. For engine `openai`: the name that the URL's server uses, if it differs.",
+    )
+    while_waking: Name | None = Field(None, description="A model that answers at once while this one wakes; the answer says so.")
+    context: int = Field(
+        4096,
+        ge=128,
+        le=2**22,
+        description="Tokens that one request may use, prompt and answer together (engine `llamacpp`; less when the model was trained for less).",
+    )
+    slots: int = Field(2, ge=1, le=256, description="Answers that one replica writes at the same time (engine `llamacpp`).")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the engine; default: half of the cores.")
+    embeddings: bool = Field(True, description="Also serve `/v1/embeddings` (engine `llamacpp`).")
+    gpu_layers: int = Field(-1, ge=-1, description="Layers put on a GPU if the engine finds one; -1: as many as fit.")
+
+
+class _PoolBase(Section):
+    sleep_after: SpanOrNever = Field(
+        Duration(600),
+        description="Idle time after the end of the last answer until a replica is drained and stopped; `never` keeps it.",
+    )
+    min_replicas: int = Field(0, ge=0, le=1000, description="Replicas that run even when nobody asks.")
+    max_replicas: int = Field(1, ge=1, le=1000, description="Replicas at the most; each holds one model.")
+    boot_deadline: Span = Field(Duration(900), description="Limit for one wake; then it failed and is tried again.")
+    swap_after: Span = Field(
+        Duration(60),
+        description="When the pool is full: idle time of a resident model until it makes room for another that is asked for.",
+    )
+    min_residency: Span = Field(
+        Duration(120), description="A model once loaded stays at least this long before it makes room for another."
+    )
+    target_per_replica: int = Field(
+        8,
+        ge=1,
+        le=100_000,
+        description="Queued and running requests per replica above which another replica is added, up to max_replicas.",
+    )
+    scale_down_after: Span = Field(
+        Duration(300), description="How long a lower count must have been enough before a surplus replica is drained."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas must not be larger than max_replicas")
+        return self
+
+
+class ProcessPool(_PoolBase):
+    """Engines as processes on this machine."""
+
+    kind: Literal["process"] = Field(description="Engines as processes of this machine.")
+
+
+class FakePool(_PoolBase):
+    """Pretended capacity with slow stages, for development and tests."""
+
+    kind: Literal["fake"] = Field(description="Pretended capacity, for development.")
+    stages: dict[str, Span] = Field(
+        default_factory=lambda: {
+            "capacity": Duration(8),
+            "boot": Duration(12),
+            "mesh": Duration(4),
+            "pull": Duration(10),
+            "load": Duration(6),
+        },
+        description="The stages of a wake and how long each takes.",
+    )
+    tokens_per_second: float = Field(40, gt=0, le=100_000, description="Speed of the pretended engine.")
+
+
+class StaticPool(Section):
+    """A server that is always on: an existing vLLM, Ollama, LM Studio, or any OpenAI-compatible URL."""
+
+    kind: Literal["static"] = Field(description="An always-on OpenAI-compatible server.")
+    url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
+    key: SecretRef | None = Field(None, description="Reference to its API key: `env:NAME` or `file:PATH`.")
+
+    @field_validator("url")
+    @classmethod
+    def _without_v1(cls, value: str) -> str:
+        return value.rstrip("/").removesuffix("/v1")
+
+
+PoolConfig = Annotated[ProcessPool | StaticPool | FakePool, Field(discriminator="kind")]
+
+DEFAULT_MODELS = {"small": {"engine": "llamacpp", "pool": "here", "source": "bundled"}}
+DEFAULT_POOLS = {"here": {"kind": "process"}}
+
+_FITS = {"llamacpp": ("process",), "openai": ("static",), "fake": ("fake",)}
+
+
+class Config(Section):
+    """The whole file. With no file at all, the model `small` is served by the pool `here`."""
+
+    server: ServerConfig = Field(
+        default_factory=lambda: ServerConfig.model_validate({}), description="Where the gateway listens."
+    )
+    gateway: GatewayConfig = Field(
+        default_factory=lambda: GatewayConfig.model_validate({}), description="How requests are held, limited and forwarded."
+    )
+    keeper: KeeperConfig = Field(
+        default_factory=lambda: KeeperConfig.model_validate({}), description="How the control plane looks and acts."
+    )
+    log: LogConfig = Field(default_factory=lambda: LogConfig.model_validate({}), description="Logging.")
+    models: dict[Name, ModelConfig] = Field(description="The models, by the name that clients ask for.")
+    pools: dict[PoolName, PoolConfig] = Field(description="The pools, by name.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, model in self.models.items():
+            self.check_model(name, model)
+        return self
+
+    def check_model(self, name: str, model: ModelConfig) -> None:
+        """Whether `model` fits the pools and models of this tree. Raises ValueError that begins with the setting's path."""
+        pool = self.pools.get(model.pool)
+        if pool is None:
+            raise ValueError(f"models.{name}.pool: there is no pool {model.pool!r}; there are: {', '.join(self.pools) or 'none'}")
+        if pool.kind not in _FITS[model.engine]:
+            raise ValueError(
+                f"models.{name}.engine: engine {model.engine!r} runs in a pool of kind {_FITS[model.engine][0]!r}, but {model.pool!r} is of kind {pool.kind!r}"
+            )
+        if model.engine == "llamacpp":
+            prefixes = ("catalogue:", "hf:", "file:")
+            if model.source is None or not (model.source == "bundled" or model.source.startswith(prefixes)):
+                raise ValueError(f"models.{name}.source: write bundled, catalogue:NAME, hf:OWNER/REPO[:FILE.gguf] or file:PATH")
+        if model.while_waking is not None:
+            if model.while_waking == name:
+                raise ValueError(f"models.{name}.while_waking: a model cannot stand in for itself")
+            if model.while_waking not in self.models:
+                raise ValueError(f"models.{name}.while_waking: there is no model {model.while_waking!r}")
+            if self.models[model.while_waking].while_waking is not None:
+                raise ValueError(
+                    f"models.{name}.while_waking: {model.while_waking!r} has a while_waking of its own; chains are not possible"
+                )

@@ -1,0 +1,1 @@
+"""The words of the product as types: states, reasons, errors, units, ids, time. Imports nothing else of ours."""

@@ -1,0 +1,42 @@
+"""Leadership by numbered terms: whoever holds the lease `keeper` leads; every write of a keeper names its term."""
+
+from sqlalchemy import insert, select, update
+
+from lamplighter.store.store import Store
+from lamplighter.store.tables import leases
+
+
+async def acquire(store: Store, name: str, holder: str, *, ttl: float, force: bool = False) -> int | None:
+    """Take the lease for `ttl` seconds; the new term's number, or None while somebody else holds it.
+
+    `force`: take it over although it has not run out. Only for a process that has proof that the holder is dead: the owner of the data
+    folder's lock.
+    """
+    now = store.clock.time()
+    async with store.write() as connection:
+        row = (await connection.execute(select(leases).where(leases.c.name == name))).one_or_none()
+        if row is None:
+            await connection.execute(insert(leases).values(name=name, holder=holder, term=1, expires_at=now + ttl))
+            return 1
+        if row.expires_at > now and row.holder != holder and not force:
+            return None
+        term = int(row.term) + 1
+        await connection.execute(
+            update(leases).where(leases.c.name == name).values(holder=holder, term=term, expires_at=now + ttl)
+        )
+        return term
+
+
+async def renew(store: Store, name: str, *, term: int, ttl: float) -> bool:
+    """Keep the lease for another `ttl` seconds; False when another term has begun: the caller leads no longer."""
+    async with store.write() as connection:
+        result = await connection.execute(
+            update(leases).where((leases.c.name == name) & (leases.c.term == term)).values(expires_at=store.clock.time() + ttl)
+        )
+    return result.rowcount == 1
+
+
+async def release(store: Store, name: str, *, term: int) -> None:
+    """Give the lease up, so that another may take it at once."""
+    async with store.write() as connection:
+        await connection.execute(update(leases).where((leases.c.name == name) & (leases.c.term == term)).values(expires_at=0.0))

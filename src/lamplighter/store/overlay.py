@@ -1,0 +1,72 @@
+"""Models added at run time: an overlay over the configuration file. The file wins; pools, URLs and engine arguments come from it alone."""
+
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import delete, insert, select
+
+from lamplighter.config import Config, ModelConfig
+from lamplighter.core.errors import ConfigError
+from lamplighter.store.bus import Topic
+from lamplighter.store.store import Store
+from lamplighter.store.tables import models
+
+_SETTABLE = frozenset({"engine", "pool", "source", "context", "while_waking"})
+"""What may be said of a model through the API; everything else keeps its default."""
+
+
+async def effective(store: Store, config: Config) -> dict[str, ModelConfig]:
+    """All models: the file's, then those of the overlay whose names the file does not use and whose pools still exist."""
+    found = dict(config.models)
+    async with store.read() as connection:
+        rows = list(await connection.execute(select(models).order_by(models.c.created_at)))
+    for row in rows:
+        if row.name in found:
+            continue
+        try:
+            found[row.name] = _checked(config, row.name, row.definition)
+        except ConfigError:  # the file changed under it: the model rests until its pool is back
+            continue
+    return found
+
+
+async def add(store: Store, config: Config, name: str, definition: dict[str, Any]) -> ModelConfig:
+    """Add a model, or replace one of the overlay. Raises ConfigError when the file has the name, or the definition does not fit."""
+    if name in config.models:
+        raise ConfigError(
+            f"the configuration file already has a model {name!r}", where=f"models.{name}", next_step="Choose another name."
+        )
+    model = _checked(config, name, definition)
+    async with store.write() as connection:
+        await connection.execute(delete(models).where(models.c.name == name))
+        await connection.execute(insert(models).values(name=name, definition=definition, created_at=store.clock.time()))
+    store.bus.publish(Topic.MODELS, name)
+    return model
+
+
+async def remove(store: Store, name: str) -> bool:
+    """Take a model out of the overlay; False when it was not in it."""
+    async with store.write() as connection:
+        gone = (await connection.execute(delete(models).where(models.c.name == name))).rowcount == 1
+    if gone:
+        store.bus.publish(Topic.MODELS, name)
+    return gone
+
+
+def _checked(config: Config, name: str, definition: dict[str, Any]) -> ModelConfig:
+    if extra := definition.keys() - _SETTABLE:
+        raise ConfigError(f"{', '.join(sorted(extra))} can only be set in the configuration file", where=f"models.{name}")
+    try:
+        model = ModelConfig.model_validate(definition)
+        # Validates the name too, and every rule that spans models and pools.
+        Config.model_validate(
+            {**config.model_dump(mode="json"), "models": {name: model.model_dump(mode="json"), **_dumped(config)}}
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"the model {name!r} does not fit: {problem['msg']}", where=f"models.{name}") from error
+    return model
+
+
+def _dumped(config: Config) -> dict[str, Any]:
+    return {name: model.model_dump(mode="json") for name, model in config.models.items()}

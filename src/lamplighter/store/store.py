@@ -1,0 +1,125 @@
+"""Opens the database, brings it to the newest schema, and hands out transactions. Queries are elsewhere.
+
+SQLite in WAL mode serves one process. Writers take turns on one lock: SQLite has a single writer anyway, and waiting here instead of in
+its busy handler keeps the order fair. No transaction may span I/O of another kind.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import event, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from lamplighter.core.clock import Clock
+from lamplighter.core.errors import StoreError, StoreFull, StoreUnavailable
+from lamplighter.core.ids import new_id
+from lamplighter.store import migrate
+from lamplighter.store.bus import Bus, LocalBus
+from lamplighter.store.tables import meta
+
+_BUSY_MS = 5000
+
+
+class Store:
+    """An open store. Make one with `Store.open`; end it with `close`."""
+
+    def __init__(self, engine: AsyncEngine, bus: Bus, clock: Clock) -> None:
+        self.engine = engine
+        self.bus = bus
+        self.clock = clock
+        self.installation = ""
+        self._writer = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, path: Path | None, clock: Clock) -> "Store":
+        """Open (and create or migrate) the SQLite file at `path`; None: in memory, for tests.
+
+        Raises StoreUnavailable, StoreFull, or StoreTooNew when a newer version wrote it.
+        """
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                # The file holds chats and engine keys: nobody else may read it. SQLite gives its -wal and -shm files the same mode.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"the store {path} cannot be opened: {error.strerror}", next_step="Check --data and its owner."
+                ) from error
+        options: dict[str, Any] = {} if path else {"poolclass": sqlalchemy.StaticPool}
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path or ':memory:'}", **options)
+        event.listen(engine.sync_engine, "connect", _prepare)
+        store = cls(engine, LocalBus(clock), clock)
+        try:
+            async with store.write() as connection:
+                await connection.run_sync(migrate.upgrade)
+                store.installation = await _installation(connection)
+        except BaseException:
+            await engine.dispose()
+            raise
+        return store
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading. Raises StoreError."""
+        with _translated():
+            async with self.engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end, rolled back on any exception. Raises StoreError."""
+        async with self._writer:
+            with _translated():
+                async with self.engine.connect() as connection:
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    try:
+                        yield connection
+                    except BaseException:
+                        await connection.rollback()
+                        raise
+                    await connection.commit()
+
+    async def close(self) -> None:
+        """Close every connection; safe to call twice."""
+        await self.engine.dispose()
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we write BEGIN ourselves; the driver's own habit breaks DDL and IMMEDIATE
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+async def _installation(connection: AsyncConnection) -> str:
+    found = await connection.scalar(select(meta.c.value).where(meta.c.name == "installation"))
+    if found is None:
+        found = new_id("ins")
+        await connection.execute(meta.insert().values(name="installation", value=found))
+    return str(found)
+
+
+class _translated:  # noqa: N801 - used like a function, as contextlib's own are
+    """Turns the driver's errors into ours."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, DBAPIError):
+            return
+        text = str(error.orig).lower()
+        if "full" in text or "no space" in text:
+            raise StoreFull(
+                "the store's disk is full", next_step="Free some space; nothing that was confirmed is lost."
+            ) from error
+        if any(word in text for word in ("unable to open", "readonly", "locked", "disk i/o", "malformed", "not a database")):
+            raise StoreUnavailable(f"the store cannot be used: {error.orig}", next_step="Run `lamplighter doctor`.") from error
+        raise StoreError(f"the store refused: {error.orig}") from error

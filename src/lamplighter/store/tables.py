@@ -1,0 +1,229 @@
+"""The tables, in SQL that SQLite and PostgreSQL both speak. Queries live beside this module, one file per subject.
+
+Times are Unix seconds as floats. Structured columns are JSON text. History tables are append-only.
+"""
+
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+meta = Table("meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("term", Integer, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+principals = Table(
+    "principals",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("principal_id", String(32), ForeignKey("principals.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of a key with 256 random bits: no slow hash needed
+    Column("prefix", String(16), nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("last_used_at", Float),
+    Column("revoked_at", Float),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("principal_id", String(32), ForeignKey("principals.id"), nullable=False),
+    Column("key_id", String(32), ForeignKey("keys.id")),  # a session ends with the key that opened it
+    Column("admin", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+login_tokens = Table(
+    "login_tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("principal_id", String(32), ForeignKey("principals.id"), nullable=False),
+    Column("key_id", String(32), ForeignKey("keys.id")),
+    Column("admin", Boolean, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
+)
+
+models = Table(  # the overlay: models added at run time; the file wins
+    "models",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("definition", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("started_at", Float, nullable=False),
+    Column("heartbeat_at", Float, nullable=False),
+)
+
+demand = Table(
+    "demand",
+    metadata,
+    Column("gateway_id", String(32), primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("queued", Integer, nullable=False),
+    Column("in_flight", Integer, nullable=False),
+    Column("oldest_queued_at", Float),
+    Column("last_ended_at", Float),  # end of the last generation: idle time counts from here
+    Column("wanted_until", Float),  # asked for without a request that waits (`local` answered it meanwhile)
+    Column("loads", JSON, nullable=False),  # in flight by replica id, for people
+    Column("heartbeat_at", Float, nullable=False),
+)
+
+orders = Table(  # what people asked for: wake, keep warm, sleep
+    "orders",
+    metadata,
+    Column("model", String(128), primary_key=True),
+    Column("wanted_until", Float),
+    Column("sleep_asked_at", Float),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("pool", String(64), nullable=False),
+    Column("handle", String(128)),  # the provider's id; null until the provider shows it
+    Column("models", JSON, nullable=False),  # the models it holds or loads
+    Column("state", String(16), nullable=False),
+    Column("since", Float, nullable=False),
+    Column("reason", String(32)),
+    Column("detail", Text),
+    Column("stage", String(32)),
+    Column("endpoint_url", Text),
+    Column("endpoint_key", Text),
+    Column("context", Integer),
+    Column("epoch", Integer, nullable=False),  # counts state changes: an acknowledgement names the one it means
+    Column("created_at", Float, nullable=False),
+    Column("ready_at", Float),
+    Column("wake_id", String(32)),
+    Index("ix_replicas_state", "state"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("replica_id", String(32), nullable=False, index=True),
+    Column("pool", String(64), nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16), nullable=False),
+    Column("reason", String(32)),
+    Column("detail", Text),
+    Column("term", Integer, nullable=False),
+)
+
+drain_acks = Table(
+    "drain_acks",
+    metadata,
+    Column("replica_id", String(32), primary_key=True),
+    Column("gateway_id", String(32), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+)
+
+wakes = Table(
+    "wakes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("pool", String(64), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String(16)),  # null while under way, then ready, failed or cancelled
+    Column("reason", String(32)),
+    Column("detail", Text),
+    Column("attempt", Integer, nullable=False),  # 1 for the first, counted over failures in a row
+    Column("retry_at", Float),
+    Column("stages", JSON, nullable=False),
+    Column("warm", Boolean, nullable=False),  # the weights were already here: no pull
+    Column("eta_p50", Float),
+    Column("eta_p90", Float),
+    Index("ix_wakes_model_pool_started_at", "model", "pool", "started_at"),
+)
+
+chats = Table(
+    "chats",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("principal_id", String(32), ForeignKey("principals.id"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("model", String(128)),
+    Column("system", Text),
+    Column("leaf_id", String(32)),  # last message of the branch shown
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("ix_chats_principal_id_updated_at", "principal_id", "updated_at"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("chat_id", String(32), ForeignKey("chats.id", ondelete="CASCADE"), nullable=False),
+    Column("parent_id", String(32), ForeignKey("messages.id", ondelete="CASCADE")),
+    Column("role", String(16), nullable=False),
+    Column("content", Text, nullable=False),
+    Column("model", String(128)),
+    Column("status", String(16), nullable=False),
+    Column("error", JSON),
+    Column("usage", JSON),
+    Column("created_at", Float, nullable=False),
+    Index("ix_messages_chat_id_parent_id", "chat_id", "parent_id"),
+)
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("principal_id", String(32), ForeignKey("principals.id"), nullable=False),
+    Column("client_request_id", String(128), nullable=False),
+    Column("chat_id", String(32), ForeignKey("chats.id", ondelete="CASCADE"), nullable=False),
+    Column("message_id", String(32), ForeignKey("messages.id", ondelete="CASCADE"), nullable=False),
+    Column("gateway_id", String(32), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("status", String(16), nullable=False),  # running, done, cancelled, interrupted, error
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    UniqueConstraint("principal_id", "client_request_id"),
+    Index("ix_generations_status", "status"),
+)
+
+generation_events = Table(
+    "generation_events",
+    metadata,
+    Column("generation_id", String(32), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("data", JSON, nullable=False),
+)
