@@ -57,10 +57,8 @@ def parse(text: str, *, name: str = "lamplighter.yaml") -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"{name}:1: the file must be a mapping with models and pools", line=1)
     # A file that only tunes the server still serves the bundled model; one that names models must name their pools.
-    if "models" not in raw and "pools" not in raw:
-        raw = {**raw, "models": DEFAULT_MODELS, "pools": DEFAULT_POOLS}
-    else:
-        raw = {"models": {}, "pools": {}, **raw}
+    unnamed = "models" not in raw and "pools" not in raw
+    raw = {**({"models": DEFAULT_MODELS, "pools": DEFAULT_POOLS} if unnamed else {"models": {}, "pools": {}}), **raw}
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

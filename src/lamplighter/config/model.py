@@ -47,7 +47,7 @@ class GatewayConfig(Section):
 
     hold: Span = Field(
         Duration(55),
-        description="How long a request without streaming waits for a sleeping model before it gets 503 with Retry-After. Keep it below your proxies' timeouts.",
+        description="How long a request without streaming waits for a sleeping model, before 503 with Retry-After. Keep it below proxies' timeouts.",
     )
     max_held: int = Field(
         100,
@@ -110,7 +110,8 @@ class ModelConfig(Section):
     source: str | None = Field(
         None,
         min_length=1,
-        description="Where its weights come from: `bundled`, `catalogue:NAME`, `hf:OWNER/REPO[:FILE.gguf]` or `file:PATH`. For engine `openai`: the name that the URL's server uses, if it differs.",
+        description="Where its weights come from: `bundled`, `catalogue:NAME`, `hf:OWNER/REPO[:FILE.gguf]` or `file:PATH`. "
+        "For engine `openai`: the name that the URL's server uses, if it differs.",
     )
     while_waking: Name | None = Field(None, description="A model that answers at once while this one wakes; the answer says so.")
     context: int = Field(

@@ -79,7 +79,8 @@ async def launch(
         await _check_term(connection, term)
         await connection.execute(
             insert(replicas).values(
-                id=identity, pool=pool, handle=handle, models=list(models), state=ReplicaState.LAUNCHING.value, since=now, epoch=1, created_at=now, wake_id=wake_id,
+                id=identity, pool=pool, handle=handle, models=list(models), state=ReplicaState.LAUNCHING.value, since=now, epoch=1,
+                created_at=now, wake_id=wake_id,
             )
         )  # fmt: skip
         await connection.execute(
