@@ -1,0 +1,29 @@
+"""What the parts of one gateway share. Made once by `app.Gateway`; holds no logic."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lamplighter.config import Config
+from lamplighter.core.clock import Clock
+from lamplighter.engines.base import Engine
+from lamplighter.gateway.auth import Keyring
+from lamplighter.gateway.relay import Relay
+from lamplighter.gateway.view import View
+from lamplighter.observability.metrics import Metrics
+from lamplighter.store.store import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """One gateway's parts. `started_at`: Unix seconds. `gateway_id`: the name under which its demand and acknowledgements are stored."""
+
+    config: Config
+    store: Store
+    clock: Clock
+    engines: Mapping[str, Engine]
+    view: View
+    keyring: Keyring
+    relay: Relay
+    metrics: Metrics
+    gateway_id: str
+    started_at: float

@@ -1,0 +1,1 @@
+"""What the program tells its operators: log lines and metrics. Never prompts, answers or secrets."""
