@@ -6,12 +6,12 @@ its busy handler keeps the order fair. No transaction may span I/O of another ki
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
 from sqlalchemy import event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -35,14 +35,21 @@ class Store:
         self.clock = clock
         self.installation = ""
         self._writer = asyncio.Lock()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     async def open(cls, path: Path | None, clock: Clock) -> "Store":
-        """Open (and create or migrate) the SQLite file at `path`; None: in memory, for tests.
+        """Open (and create or migrate) the SQLite file at `path`; None: a scratch file that ends with the store, for tests.
+
+        Not SQLite's own memory: that is one connection, on which the end of any read rolls back the write beside it.
 
         Raises StoreUnavailable, StoreFull, or StoreTooNew when a newer version wrote it.
         """
-        if path is not None:
+        scratch = None
+        if path is None:
+            scratch = tempfile.TemporaryDirectory(prefix="lamplighter-store-")
+            path = Path(scratch.name) / "store.db"
+        else:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 # The file holds chats and engine keys: nobody else may read it. SQLite gives its -wal and -shm files the same mode.
@@ -51,10 +58,10 @@ class Store:
                 raise StoreUnavailable(
                     f"the store {path} cannot be opened: {error.strerror}", next_step="Check --data and its owner."
                 ) from error
-        options: dict[str, Any] = {} if path else {"poolclass": sqlalchemy.StaticPool}
-        engine = create_async_engine(f"sqlite+aiosqlite:///{path or ':memory:'}", **options)
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
         event.listen(engine.sync_engine, "connect", _prepare)
         store = cls(engine, LocalBus(clock), clock)
+        store._scratch = scratch
         try:
             async with store.write() as connection:
                 await connection.run_sync(migrate.upgrade)
@@ -88,6 +95,8 @@ class Store:
     async def close(self) -> None:
         """Close every connection; safe to call twice."""
         await self.engine.dispose()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
 
 def _prepare(connection: Any, _record: Any) -> None:
