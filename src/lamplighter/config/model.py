@@ -169,13 +169,7 @@ class FakePool(_PoolBase):
 
     kind: Literal["fake"] = Field(description="Pretended capacity, for development.")
     stages: dict[str, Span] = Field(
-        default_factory=lambda: {
-            "capacity": Duration(8),
-            "boot": Duration(12),
-            "mesh": Duration(4),
-            "pull": Duration(10),
-            "load": Duration(6),
-        },
+        {"capacity": Duration(8), "boot": Duration(12), "mesh": Duration(4), "pull": Duration(10), "load": Duration(6)},
         description="The stages of a wake and how long each takes.",
     )
     tokens_per_second: float = Field(40, gt=0, le=100_000, description="Speed of the pretended engine.")

@@ -3,7 +3,33 @@
 import os
 from pathlib import Path
 
+from lamplighter.config.model import Config, StaticPool
 from lamplighter.core.errors import ConfigError
+
+ADMIN_KEY = "LAMPLIGHTER_ADMIN_KEY"
+"""The environment variable that presets the first administrator's key."""
+
+
+def admin_key() -> str | None:
+    """The preset first key, if the environment has one."""
+    return os.environ.get(ADMIN_KEY, "").strip() or None  # noqa: TID251 - a secret, and this module is where those are resolved
+
+
+def check(config: Config) -> None:
+    """Resolve every reference in `config` and forget the values. Raises ConfigError, all missing ones in one message."""
+    problems = []
+    for name, pool in config.pools.items():
+        if isinstance(pool, StaticPool) and pool.key is not None:
+            try:
+                resolve(pool.key, where=f"pools.{name}.key")
+            except ConfigError as error:
+                problems.append(error)
+    if problems:
+        raise ConfigError(
+            "\n".join(f"{problem.where}: {problem.message}" for problem in problems),
+            where=problems[0].where,
+            next_step="Set what is missing where `lamplighter up` runs, or correct the references.",
+        )
 
 
 def resolve(reference: str, *, where: str = "") -> str:

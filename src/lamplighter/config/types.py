@@ -33,19 +33,26 @@ def _size(value: Any) -> Size:
     return value
 
 
-_DURATION_SCHEMA = {
-    "type": "string",
-    "pattern": r"^(never|(\d+(\.\d+)?\s*(ms|s|m|h|d)\s*)+)$",
-    "examples": ["55s", "10m", "1h30m"],
-}
+_PARTS = r"(\d+(\.\d+)?\s*(ms|s|m|h|d)\s*)+"
+_DURATION_SCHEMA = {"type": "string", "pattern": f"^{_PARTS}$", "examples": ["55s", "10m", "1h30m"]}
+_NEVER_SCHEMA = {"type": "string", "pattern": f"^(never|{_PARTS})$", "examples": ["10m", "1h30m", "never"]}
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGTkmgt]i?[Bb]|[Bb])$", "examples": ["10MB", "2GiB"]}
 _text = PlainSerializer(str, return_type=str)
+_EXACT = (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3))
+
+
+def _exact(value: Size) -> str:
+    """The shortest text that means exactly `value`: what is shown can be pasted back."""
+    return next((f"{value // size}{unit}" for unit, size in _EXACT if value % size == 0), f"{int(value)}B")
+
+
+_exact_text = PlainSerializer(_exact, return_type=str)
 
 Span = Annotated[Duration, PlainValidator(_duration(never=False, zero=False)), _text, WithJsonSchema(_DURATION_SCHEMA)]
 """A finite time longer than zero."""
-SpanOrNever = Annotated[Duration, PlainValidator(_duration(never=True, zero=False)), _text, WithJsonSchema(_DURATION_SCHEMA)]
+SpanOrNever = Annotated[Duration, PlainValidator(_duration(never=True, zero=False)), _text, WithJsonSchema(_NEVER_SCHEMA)]
 """A time longer than zero, or `never`."""
 Delay = Annotated[Duration, PlainValidator(_duration(never=False, zero=True)), _text, WithJsonSchema(_DURATION_SCHEMA)]
 """A finite time, zero allowed."""
-Bytes = Annotated[Size, PlainValidator(_size), _text, WithJsonSchema(_SIZE_SCHEMA)]
+Bytes = Annotated[Size, PlainValidator(_size), _exact_text, WithJsonSchema(_SIZE_SCHEMA)]
 """A size larger than zero."""

@@ -38,7 +38,7 @@ class Duration(float):
         if self == float("inf"):
             return "never"
         if 0 < self < 1 or self % 1:
-            return f"{float(self) * 1000:g}ms"
+            return f"{float(self) * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
         rest, parts = int(self), []
         for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
             count, rest = divmod(rest, size)

@@ -1,0 +1,143 @@
+"""The control API as our own programs call it: finds the server of a data folder, carries its key, turns every failure into one sentence.
+
+Not responsible for showing anything, nor for `/v1`: answers stream through `open_stream`, and what they mean is the caller's business.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import httpx
+
+from lamplighter.core.errors import LamplighterError
+from lamplighter.operations.datafolder import DataFolder
+
+
+class NotRunning(LamplighterError):
+    """Nothing answers where the server should be."""
+
+    code = "not_running"
+    exit_code = 6
+
+
+class Refused(LamplighterError):
+    """The server answered with an error. `status`: HTTP status; `retry_after`: seconds, when it said so."""
+
+    code = "refused"
+    exit_code = 7
+
+    def __init__(self, message: str, *, status: int, code: str = "", next_step: str = "", retry_after: int | None = None) -> None:
+        super().__init__(message, next_step=next_step, code=code or self.code)
+        self.status = status
+        self.retry_after = retry_after
+
+
+_START = "Start it with `lamplighter up`."
+
+
+class Client:
+    """One server, one key. Use as a context manager."""
+
+    def __init__(self, url: str, key: str, *, timeout: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        # A local server is never behind the proxy that the environment may name for everything else.
+        local = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}", "user-agent": "lamplighter-cli"},
+            timeout=httpx.Timeout(timeout, connect=5.0),
+            trust_env=not local,
+            transport=transport,
+        )
+
+    @classmethod
+    def of_folder(cls, folder: DataFolder) -> Self:
+        """The client of the server that serves `folder`. Raises NotRunning when none does."""
+        info, key = folder.read_server(), folder.read_cli_key()
+        if info is None:
+            raise NotRunning(f"Lamplighter is not running (nothing serves the data folder {folder.root})", next_step=_START)
+        if key is None:
+            raise NotRunning(
+                f"the command line has no key for {info.url}: {folder.cli_key} is missing or cannot be read",
+                next_step="Restart `lamplighter up`, which writes it, or give --key.",
+            )
+        return cls(info.url, key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON answer to a GET. Raises NotRunning, Refused."""
+        return self.request("GET", path, params=query or None)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON answer to a POST. Raises NotRunning, Refused."""
+        return self.request("POST", path, json=body or {})
+
+    def delete(self, path: str) -> None:
+        """A DELETE. Raises NotRunning, Refused."""
+        self.request("DELETE", path)
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON answer, None when it is empty. Raises NotRunning, Refused."""
+        with self._translated():
+            answer = self._http.request(method, path, **options)
+        if answer.is_error:
+            raise refusal(answer)
+        if not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError:
+            raise self._stranger() from None
+
+    @contextmanager
+    def open_stream(self, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
+        """The response to a POST whose body is read as it comes; silence is no error. Leaving the context closes the connection.
+
+        Raises NotRunning, Refused.
+        """
+        timeout = httpx.Timeout(None, connect=5.0)
+        with self._translated(), self._http.stream("POST", path, json=body, timeout=timeout) as answer:
+            if answer.is_error:
+                answer.read()
+                raise refusal(answer)
+            yield answer
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NotRunning(f"nothing answers at {self.url}", next_step=_START) from error
+        except httpx.TimeoutException as error:
+            raise NotRunning(f"{self.url} did not answer in time", next_step="Run `lamplighter doctor`.") from error
+        except httpx.TransportError as error:
+            raise NotRunning(f"the connection to {self.url} broke: {error}", next_step="Run `lamplighter doctor`.") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise LamplighterError(f"{self.url!r} is not a URL: {error}", next_step="Write http://HOST:PORT.") from error
+
+    def _stranger(self) -> Refused:
+        return Refused(f"what answers at {self.url} is not Lamplighter", status=0, next_step="Check --url.")
+
+
+def refusal(answer: httpx.Response) -> Refused:
+    """The error behind a response with a status of 400 or above, in the server's own words where it has any."""
+    try:
+        error = answer.json()["error"]
+        message, code, next_step = str(error["message"]), str(error.get("code") or ""), str(error.get("next_step") or "")
+    except (ValueError, KeyError, TypeError):
+        message, code, next_step = f"the server answered with HTTP status {answer.status_code}", "", ""
+    if answer.status_code == 401 and not next_step:
+        next_step = "Check the key; `lamplighter keys create NAME` makes a new one."
+    retry = answer.headers.get("retry-after", "")
+    return Refused(
+        message,
+        status=answer.status_code,
+        code=code,
+        next_step=next_step,
+        retry_after=int(retry) if retry.isdigit() else None,
+    )
