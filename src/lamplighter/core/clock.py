@@ -2,7 +2,11 @@
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -22,6 +26,13 @@ class Clock(Protocol):
 
     async def wait(self, event: asyncio.Event, timeout: float | None) -> bool:
         """True when `event` is set within `timeout` seconds (None: no limit), False when the time ran out first."""
+        ...
+
+    def busy(self) -> AbstractContextManager[None]:
+        """Around work that the event loop cannot see (a database's thread): a clock that a test moves stands still meanwhile.
+
+        The work must not itself wait for this clock.
+        """
         ...
 
 
@@ -46,3 +57,20 @@ class SystemClock:
         except TimeoutError:
             return event.is_set()
         return True
+
+    def busy(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """The result of `work`, or TimeoutError when `clock` counts `seconds` first; the work is cancelled then, and when the caller is."""
+    task, done = asyncio.ensure_future(work), asyncio.Event()
+    task.add_done_callback(lambda _: done.set())
+    try:
+        if not await clock.wait(done, seconds):
+            raise TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

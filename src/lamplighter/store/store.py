@@ -74,7 +74,7 @@ class Store:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading. Raises StoreError."""
-        with _translated():
+        with self.clock.busy(), _translated():
             async with self.engine.connect() as connection:
                 yield connection
 
@@ -82,7 +82,7 @@ class Store:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end, rolled back on any exception. Raises StoreError."""
         async with self._writer:
-            with _translated():
+            with self.clock.busy(), _translated():
                 async with self.engine.connect() as connection:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                     try:
