@@ -82,19 +82,20 @@ def ensure_environment(*, system: bool) -> list[str]:
 
     Raises SetupError when no pip can be had by any of the ways there are.
     """
+    if importlib.util.find_spec("ssl") is None:
+        raise SetupError("this Python was built without ssl, so nothing can be fetched; use another: make setup PYTHON=...")
     if not _usable():
         shutil.rmtree(VENV, ignore_errors=True)
+    if not _has_pip():
         if not _has_ensurepip() and system:
             system_packages.apt_install([f"python{sys.version_info.major}.{sys.version_info.minor}-venv", "ca-certificates"])
-        bare = not _has_ensurepip()
+        bare = [] if _has_ensurepip() else ["--without-pip"]
         print(f"Making {VENV.name} with Python {sys.version.split()[0]}", flush=True)
-        made = _run([sys.executable, "-m", "venv", *(["--without-pip"] if bare else []), str(VENV)])
+        made = _run([sys.executable, "-m", "venv", *bare, str(VENV)])
         if made.returncode != 0:
             shutil.rmtree(VENV, ignore_errors=True)
             raise SetupError(f"`{sys.executable} -m venv` failed:\n{made.stdout}{made.stderr}")
-    if importlib.util.find_spec("ssl") is None:
-        raise SetupError("this Python was built without ssl, so nothing can be fetched; use another: make setup PYTHON=...")
-    if _run([str(PYTHON), "-m", "pip", "--version"]).returncode == 0:
+    if _has_pip():
         return [str(PYTHON), "-m", "pip"]
     if importlib.util.find_spec("pip") is not None:  # a pip outside can act on the new environment
         return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
@@ -144,6 +145,10 @@ def _usable() -> bool:
     """Whether `.venv` is of this very Python (a new minor version leaves the old environment's packages unreachable)."""
     library = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     return PYTHON.exists() and library.is_dir()
+
+
+def _has_pip() -> bool:
+    return PYTHON.exists() and _run([str(PYTHON), "-m", "pip", "--version"]).returncode == 0
 
 
 def _has_ensurepip() -> bool:

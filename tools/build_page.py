@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("--npm", nargs=argparse.REMAINDER, help="after that, run npm in web/ with these words")
     arguments = parser.parse_args()
     try:
+        if not WEB.is_dir():
+            raise PageError(f"{WEB} is missing: the page is built from a git checkout, not from a source package")
         ensure_modules(arguments.level)
         ensure_page()
         return npm(*arguments.npm).returncode if arguments.npm else 0
