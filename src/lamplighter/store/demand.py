@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
-from lamplighter.store.tables import demand, gateways, orders
+from lamplighter.store.tables import demand, gateways, orders, wakes
 
 GATEWAY_TTL = 30.0
 """Seconds after its last heartbeat at which a gateway counts as dead and its demand as gone."""
@@ -39,6 +39,19 @@ class Demand:
     wanted_until: float | None = None
     sleep_asked_at: float | None = None
     loads: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> int:
+        """Requests that wait or run."""
+        return self.queued + self.in_flight
+
+    def sleeps_at(self, ready_at: float | None, sleep_after: float) -> float | None:
+        """When a replica that became ready at `ready_at` goes to sleep if nobody asks any more: `sleep_after` seconds after the end of the
+        last answer, not before what people ordered. None while requests wait or run, and when it never sleeps.
+        """
+        if self.requests or sleep_after == float("inf"):
+            return None
+        return max(max(self.last_ended_at or 0.0, ready_at or 0.0) + sleep_after, self.wanted_until or 0.0)
 
 
 async def report(store: Store, gateway_id: str, rows: Sequence[GatewayDemand], *, wake: Sequence[str] = ()) -> None:
@@ -125,7 +138,9 @@ async def totals(store: Store) -> dict[str, Demand]:
 
 
 async def order_wake(store: Store, model: str, *, until: float) -> None:
-    """A person asks for `model` to be awake until then (Unix seconds). The later of two orders counts; an order to sleep is forgotten."""
+    """A person asks for `model` to be awake until then (Unix seconds). The later of two orders counts; an order to sleep is forgotten, and
+    so is the pause after a failed wake.
+    """
     async with store.write() as connection:
         later = case((orders.c.wanted_until > until, orders.c.wanted_until), else_=until)
         if (
@@ -134,17 +149,24 @@ async def order_wake(store: Store, model: str, *, until: float) -> None:
             )
         ).rowcount == 0:
             await connection.execute(insert(orders).values(model=model, wanted_until=until))
+        await connection.execute(
+            update(wakes).where((wakes.c.model == model) & (wakes.c.outcome == "failed")).values(retry_at=None)
+        )
     store.bus.publish(Topic.DEMAND, model)
 
 
 async def order_sleep(store: Store, model: str) -> None:
-    """A person asks for `model` to sleep: running answers finish; a request that comes later wakes it again."""
+    """A person asks for `model` to sleep: running answers finish; a request that comes later wakes it again.
+
+    What gateways wanted without a waiting request is forgotten with it.
+    """
     now = store.clock.time()
     async with store.write() as connection:
         if (
             await connection.execute(update(orders).where(orders.c.model == model).values(wanted_until=None, sleep_asked_at=now))
         ).rowcount == 0:
             await connection.execute(insert(orders).values(model=model, sleep_asked_at=now))
+        await connection.execute(update(demand).where(demand.c.model == model).values(wanted_until=None))
     store.bus.publish(Topic.DEMAND, model)
 
 

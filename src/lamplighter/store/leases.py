@@ -1,9 +1,14 @@
 """Leadership by numbered terms: whoever holds the lease `keeper` leads; every write of a keeper names its term."""
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from lamplighter.core.errors import StaleTerm
 from lamplighter.store.store import Store
 from lamplighter.store.tables import leases
+
+KEEPER = "keeper"
+"""Name of the keeper's leadership."""
 
 
 async def acquire(store: Store, name: str, holder: str, *, ttl: float, force: bool = False) -> int | None:
@@ -40,3 +45,10 @@ async def release(store: Store, name: str, *, term: int) -> None:
     """Give the lease up, so that another may take it at once."""
     async with store.write() as connection:
         await connection.execute(update(leases).where((leases.c.name == name) & (leases.c.term == term)).values(expires_at=0.0))
+
+
+async def check(connection: AsyncConnection, name: str, term: int) -> None:
+    """Inside a transaction: raise StaleTerm unless `term` is the lease's newest, so that a late result of an old leader changes nothing."""
+    leading = await connection.scalar(select(leases.c.term).where(leases.c.name == name))
+    if leading != term:
+        raise StaleTerm(f"term {term} of {name} is over; term {leading} leads")

@@ -2,15 +2,17 @@
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import delete, insert, select
 
 from lamplighter.config import Config, ModelConfig
+from lamplighter.config.model import Name
 from lamplighter.core.errors import ConfigError
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
 from lamplighter.store.tables import models
 
+_NAME = TypeAdapter(Name)
 _SETTABLE = frozenset({"engine", "pool", "source", "context", "while_waking"})
 """What may be said of a model through the API; everything else keeps its default."""
 
@@ -57,16 +59,14 @@ def _checked(config: Config, name: str, definition: dict[str, Any]) -> ModelConf
     if extra := definition.keys() - _SETTABLE:
         raise ConfigError(f"{', '.join(sorted(extra))} can only be set in the configuration file", where=f"models.{name}")
     try:
+        _NAME.validate_python(name)
         model = ModelConfig.model_validate(definition)
-        # Validates the name too, and every rule that spans models and pools.
-        Config.model_validate(
-            {**config.model_dump(mode="json"), "models": {name: model.model_dump(mode="json"), **_dumped(config)}}
-        )
+        config.check_model(name, model)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise ConfigError(f"the model {name!r} does not fit: {problem['msg']}", where=f"models.{name}") from error
+        where = ".".join(str(part) for part in ("models", name, *problem["loc"]))
+        raise ConfigError(f"the model {name!r} does not fit: {problem['msg']}", where=where) from error
+    except ValueError as error:  # begins with the setting's path
+        where, _, message = str(error).partition(": ")
+        raise ConfigError(f"the model {name!r} does not fit: {message}", where=where) from error
     return model
-
-
-def _dumped(config: Config) -> dict[str, Any]:
-    return {name: model.model_dump(mode="json") for name, model in config.models.items()}

@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from lamplighter.core.endpoint import Endpoint
-from lamplighter.core.errors import IllegalTransition, StaleTerm
+from lamplighter.core.errors import IllegalTransition
 from lamplighter.core.ids import new_id
 from lamplighter.core.reasons import Reason, parse_reason
 from lamplighter.core.states import ReplicaState, legal
+from lamplighter.store import leases
 from lamplighter.store.bus import Topic
+from lamplighter.store.leases import KEEPER
 from lamplighter.store.store import Store
-from lamplighter.store.tables import drain_acks, events, gateways, leases, replicas
-
-KEEPER = "keeper"
-"""Name of the keeper's leadership in `leases`."""
+from lamplighter.store.tables import drain_acks, events, gateways, replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ async def launch(
     """A new replica in `launching`, with its first event. Raises StaleTerm."""
     now, identity = store.clock.time(), new_id("rep")
     async with store.write() as connection:
-        await _check_term(connection, term)
+        await leases.check(connection, KEEPER, term)
         await connection.execute(
             insert(replicas).values(
                 id=identity, pool=pool, handle=handle, models=list(models), state=ReplicaState.LAUNCHING.value, since=now, epoch=1,
@@ -102,7 +100,7 @@ async def advance(
     """
     now = store.clock.time()
     async with store.write() as connection:
-        await _check_term(connection, term)
+        await leases.check(connection, KEEPER, term)
         row = (await connection.execute(select(replicas).where(replicas.c.id == replica_id))).one_or_none()
         if row is None:
             raise IllegalTransition(f"there is no replica {replica_id}")
@@ -161,7 +159,7 @@ async def describe(
     if not values:
         return
     async with store.write() as connection:
-        await _check_term(connection, term)
+        await leases.check(connection, KEEPER, term)
         pool = await connection.scalar(
             update(replicas).where(replicas.c.id == replica_id).values(**values).returning(replicas.c.pool)
         )
@@ -199,7 +197,16 @@ async def drained(store: Store, replica: Replica, *, gateway_ttl: float) -> bool
     return alive <= acked
 
 
-async def _check_term(connection: AsyncConnection, term: int) -> None:
-    leading = await connection.scalar(select(leases.c.term).where(leases.c.name == KEEPER))
-    if leading != term:
-        raise StaleTerm(f"term {term} is over; term {leading} leads")
+async def remembers(store: Store) -> bool:
+    """Whether this store ever saw a replica: an empty one (new, or restored from nothing) proves nothing about what runs."""
+    async with store.read() as connection:
+        return bool(await connection.scalar(select(func.count()).select_from(select(events.c.id).limit(1).subquery())))
+
+
+async def sweep(store: Store, *, keep: float = 30 * 86_400.0) -> None:
+    """Forget replicas that are gone for more than `keep` seconds; their events stay."""
+    horizon = store.clock.time() - keep
+    async with store.write() as connection:
+        await connection.execute(
+            delete(replicas).where((replicas.c.state == ReplicaState.GONE.value) & (replicas.c.since < horizon))
+        )

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from lamplighter.core.ids import new_id
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.store import leases
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
 from lamplighter.store.tables import wakes
@@ -52,6 +54,16 @@ class Wake:
     eta_p50: float | None
     eta_p90: float | None
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while under way."""
+        return None if self.ended_at is None else self.ended_at - self.started_at
+
+
+async def _check(connection: AsyncConnection, term: int | None) -> None:
+    if term is not None:
+        await leases.check(connection, leases.KEEPER, term)
+
 
 def _wake(row: Row[Any]) -> Wake:
     return Wake(
@@ -82,9 +94,11 @@ async def begin(
     warm: bool,
     eta_p50: float | None,
     eta_p90: float | None,
+    term: int | None = None,
 ) -> Wake:
-    """A wake begins; all its stages are still to come."""
+    """A wake begins; all its stages are still to come. With `term`, raises StaleTerm when another keeper leads (so do the others here)."""
     async with store.write() as connection:
+        await _check(connection, term)
         row = (
             await connection.execute(
                 insert(wakes)
@@ -99,12 +113,23 @@ async def begin(
     return _wake(row)
 
 
-async def progress(store: Store, wake_id: str, stages: Sequence[Stage], *, warm: bool | None = None) -> None:
-    """Replace the stages of a wake that is under way. `warm` corrects whether the weights were already there."""
+async def progress(
+    store: Store,
+    wake_id: str,
+    stages: Sequence[Stage],
+    *,
+    warm: bool | None = None,
+    eta: tuple[float, float] | None = None,
+    term: int | None = None,
+) -> None:
+    """Replace the stages of a wake that is under way. `warm` corrects whether the weights were already there, `eta` (p50, p90) with it."""
     values: dict[str, Any] = {"stages": [stage.as_json() for stage in stages]}
     if warm is not None:
         values["warm"] = warm
+    if eta is not None:
+        values["eta_p50"], values["eta_p90"] = eta
     async with store.write() as connection:
+        await _check(connection, term)
         where = (wakes.c.id == wake_id) & (wakes.c.outcome.is_(None))
         pool = await connection.scalar(update(wakes).where(where).values(**values).returning(wakes.c.pool))
     if pool is not None:
@@ -119,9 +144,11 @@ async def end(
     reason: WakeFailure | None = None,
     detail: str | None = None,
     retry_at: float | None = None,
-) -> None:
-    """A wake ends, once: a second end changes nothing."""
+    term: int | None = None,
+) -> bool:
+    """A wake ends, once: a second end changes nothing and answers False."""
     async with store.write() as connection:
+        await _check(connection, term)
         pool = await connection.scalar(
             update(wakes)
             .where((wakes.c.id == wake_id) & (wakes.c.outcome.is_(None)))
@@ -134,8 +161,17 @@ async def end(
             )
             .returning(wakes.c.pool)
         )
-    if pool is not None:
-        store.bus.publish(Topic.REPLICAS, pool)
+    if pool is None:
+        return False
+    store.bus.publish(Topic.REPLICAS, pool)
+    return True
+
+
+async def forgive(store: Store, models: Sequence[str]) -> None:
+    """What failed for these models may be tried again at once: their settings changed, or a person asks."""
+    async with store.write() as connection:
+        where = wakes.c.model.in_(models) & (wakes.c.outcome == "failed") & wakes.c.retry_at.is_not(None)
+        await connection.execute(update(wakes).where(where).values(retry_at=None))
 
 
 async def under_way(store: Store) -> list[Wake]:
@@ -147,21 +183,19 @@ async def under_way(store: Store) -> list[Wake]:
         ]
 
 
-async def latest(store: Store) -> dict[tuple[str, str], Wake]:
-    """The newest wake of each (pool, model)."""
-    newest: dict[tuple[str, str], Wake] = {}
+async def latest(store: Store, *, pool: str | None = None) -> dict[tuple[str, str], Wake]:
+    """The newest wake of each (pool, model), of one pool or of all."""
+    newest = select(func.max(wakes.c.started_at).label("at"), wakes.c.pool, wakes.c.model).group_by(wakes.c.pool, wakes.c.model)
+    if pool is not None:
+        newest = newest.where(wakes.c.pool == pool)
+    last = newest.subquery()
+    query = (
+        select(wakes)
+        .join(last, (wakes.c.pool == last.c.pool) & (wakes.c.model == last.c.model) & (wakes.c.started_at == last.c.at))
+        .order_by(wakes.c.id)  # of two begun at the same instant the later id wins
+    )
     async with store.read() as connection:
-        ranked = select(wakes.c.pool, wakes.c.model).distinct()
-        for pool, model in list(await connection.execute(ranked)):
-            query = (
-                select(wakes)
-                .where((wakes.c.pool == pool) & (wakes.c.model == model))
-                .order_by(wakes.c.started_at.desc(), wakes.c.id.desc())
-                .limit(1)
-            )
-            row = (await connection.execute(query)).one()
-            newest[(pool, model)] = _wake(row)
-    return newest
+        return {(row.pool, row.model): _wake(row) for row in await connection.execute(query)}
 
 
 async def past(store: Store, *, pool: str, model: str, limit: int = 20) -> list[Wake]:
