@@ -1,0 +1,185 @@
+"""Models from the Hugging Face hub: which file of a repository, may we have it, where are its bytes.
+
+The hub's own library answers the questions (names, tokens, licences, signed addresses); the bytes come through our download, because the
+library throws a part away when it is interrupted, and these files have gigabytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from lamplighter.core.errors import SourceError
+from lamplighter.core.reasons import WakeFailure
+from lamplighter.engines.sources.download import Progress, Target, client, download, room_for
+from lamplighter.engines.sources.files import CHOICE, Source, parts, repository
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+PREFERENCE = (
+    "Q4_K_M",
+    "Q4_0",
+    "Q4_K_S",
+    "IQ4_XS",
+    "IQ4_NL",
+    "Q4_1",
+    "MXFP4",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q6_K",
+    "Q8_0",
+    "Q3_K_M",
+    "BF16",
+    "F16",
+    "F32",
+)
+"""Quantisations in the order in which we take them: the best compromise of size and quality first."""
+_NOT_THE_MODEL = re.compile(r"mmproj|imatrix|\bmtp\b|vocab|adapter|lora", re.IGNORECASE)
+_FIRST_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    size: int
+    sha256: str | None
+
+
+def choose(names: Sequence[str]) -> str | None:
+    """The file to take from a repository when the source names none; None when there is no model in GGUF format."""
+    models = [name for name in names if name.lower().endswith(".gguf") and not _NOT_THE_MODEL.search(name)]
+    firsts = [name for name in models if not (match := _FIRST_PART.search(name)) or match[1] == "00001"]
+    for wanted in PREFERENCE:
+        pattern = re.compile(rf"(?<![A-Za-z0-9]){wanted}(?![A-Za-z0-9_])", re.IGNORECASE)
+        for name in sorted(firsts, key=lambda name: ("/" in name, len(name), name)):
+            if pattern.search(name):
+                return name
+    return min(firsts, key=lambda name: (len(name), name), default=None)
+
+
+def fetch(source: Source, models_folder: Path, progress: Progress, *, endpoint: str | None = None) -> Path:
+    """The (first) file of `source`, complete on this disk. Raises SourceError."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint, library_name="lamplighter")
+    folder = repository(source, models_folder)
+    files = _files(api, source)
+    name = source.file or choose(list(files))
+    if name is None:
+        raise SourceError(
+            f"hf:{source.repo} has no model in GGUF format.",
+            reason=WakeFailure.MODEL_NOT_FOUND,
+            next_step="Look for a repository whose name ends in -GGUF.",
+        )
+    wanted = parts(Path(name))
+    missing = [str(part) for part in wanted if str(part) not in files]
+    if missing:
+        raise SourceError(
+            f"hf:{source.repo} has no file {missing[0]}.",
+            reason=WakeFailure.MODEL_NOT_FOUND,
+            next_step=f"It has: {', '.join(sorted(file for file in files if file.endswith('.gguf'))[:12]) or 'no GGUF file'}.",
+        )
+    todo = [files[str(part)] for part in wanted]
+    total, done = sum(file.size for file in todo), 0
+    here = sum(_here(folder, file) for file in todo)
+    room_for(folder, total - here, f"hf:{source.repo}")
+    with client() as http:
+        for file in todo:
+            path = folder / file.name
+            if not path.is_file():
+                _fetch_file(api, http, source, file, path, lambda part, _, base=done: progress(base + part, total))  # type: ignore[misc]  # mypy cannot type a lambda's default
+            done += file.size
+    if source.file is None:
+        (folder / CHOICE).write_text(name)
+    return folder / name
+
+
+def _here(folder: Path, file: _File) -> int:
+    for path in (folder / file.name, folder / f"{file.name}.part"):
+        if path.is_file():
+            return path.stat().st_size
+    return 0
+
+
+def _files(api: HfApi, source: Source) -> dict[str, _File]:
+    """The repository's files by name. Raises SourceError."""
+    from huggingface_hub import RepoFile
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    what = f"hf:{source.repo}"
+    try:
+        tree = api.list_repo_tree(source.repo, recursive=True)
+        return {
+            entry.path: _File(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+    except GatedRepoError as error:
+        raise _gated(what) from error
+    except (RepositoryNotFoundError, DisabledRepoError, HFValidationError) as error:
+        # The hub answers a private repository like a missing one.
+        raise SourceError(
+            f"{what} does not exist, or is private.",
+            reason=WakeFailure.MODEL_NOT_FOUND,
+            next_step="Correct the model's source, or set HF_TOKEN to a token that may read it.",
+        ) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            raise _gated(what) from error
+        raise _unavailable(what, f"the hub answered {error.response.status_code}") from error
+    except OfflineModeIsEnabled as error:
+        raise _unavailable(what, "the hub's library is in offline mode (HF_HUB_OFFLINE)") from error
+    except Exception as error:  # the library's transport differs between its versions (requests, httpx, httpx2)
+        if type(error).__module__.partition(".")[0] not in ("requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"):
+            raise
+        raise _unavailable(what, "the hub cannot be reached (is there a network?)") from error
+
+
+def _fetch_file(api: HfApi, http: httpx.Client, source: Source, file: _File, path: Path, progress: Progress) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hf_hub_url(source.repo, file.name, endpoint=api.endpoint)
+    headers = build_hf_headers(token=api.token, library_name="lamplighter")
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    # httpx drops the Authorization header when the hub redirects to its storage on another host.
+    download(
+        http,
+        lambda: Target(url, headers),
+        part,
+        what=f"hf:{source.repo}:{file.name}",
+        progress=progress,
+        size=file.size,
+        sha256=file.sha256,
+    )
+    part.replace(path)
+
+
+def _gated(what: str) -> SourceError:
+    return SourceError(
+        f"{what} may only be downloaded after its owner's licence was accepted.",
+        reason=WakeFailure.GATED_MODEL,
+        next_step="Accept it on the hub's page of the model and set HF_TOKEN, or use another model.",
+    )
+
+
+def _unavailable(what: str, why: str) -> SourceError:
+    return SourceError(
+        f"{what} cannot be looked up: {why}.",
+        reason=WakeFailure.DOWNLOAD_FAILED,
+        next_step="Check the network and proxy settings; the download resumes where it stopped.",
+    )
