@@ -18,12 +18,16 @@ def _config() -> Config:
     return config
 
 
+def known_revisions() -> frozenset[str]:
+    """The schemas that this program can read."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def upgrade(connection: Connection) -> None:
     """Run what is missing, inside the caller's transaction. Raises StoreTooNew when the database is ahead of this program."""
     config = _config()
     current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in known_revisions():
         raise StoreTooNew(
             f"the store was written by a newer version of Lamplighter (schema {current})",
             next_step="Upgrade Lamplighter, or use another --data folder.",

@@ -1,0 +1,111 @@
+"""What `lamplighter up` tells the person who started it: where it is, the first key, a login link, what it is doing.
+
+On standard output, apart from the log: text for people, one JSON object a line with `--log-format json`. Holds the only place where a key
+or a login link is ever printed.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lamplighter.cli.invocation import console
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """The start of one server. `first_key`: made just now, shown this once. `note`: a word about weak models."""
+
+    url: str
+    login: str
+    first_key: str | None
+    models: tuple[str, ...]
+    data: str
+    config_file: str | None
+    public: bool
+    note: str | None
+
+
+class Announcer:
+    """Prints for one run."""
+
+    def __init__(self, log_format: str) -> None:
+        self._json = log_format == "json"
+
+    def started(self, said: Announcement, *, open_browser: bool = False) -> None:
+        """Say where the server is and how to use it."""
+        if self._json:
+            self._line("listening", **asdict(said))
+        else:
+            self._banner(said)
+        if open_browser:
+            import webbrowser
+
+            webbrowser.open(said.login)
+
+    def note(self, text: str, **fields: Any) -> None:
+        """One more sentence."""
+        if self._json:
+            self._line(text, **fields)
+        else:
+            console().print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def stopping(self, grace: float) -> None:
+        """Say that the end was asked for."""
+        self.note(f"Stopping: running answers may finish (at most {grace:g} s), then the engines end. Once more ends at once.")
+
+    def problem(self, message: str, next_step: str) -> None:
+        """Something went wrong that does not keep the server from serving."""
+        if self._json:
+            self._line(message, level="error", next_step=next_step)
+        else:
+            print(f"error: {message}", file=sys.stderr)
+            if next_step:
+                print(f"  next: {next_step}", file=sys.stderr, flush=True)
+
+    def _line(self, event: str, **fields: Any) -> None:
+        print(json.dumps({"event": event, **fields}, ensure_ascii=False), flush=True)
+
+    def _banner(self, said: Announcement) -> None:
+        from rich.text import Text
+
+        screen = console()
+        link = Text(said.login, style=f"bold cyan link {said.login}")
+        screen.print(Text("Lamplighter", style="bold"), Text(f"serves {', '.join(said.models) or 'no model yet'}", style="dim"))
+        screen.print(Text("  chat   "), link, Text("  (opens once, within 15 minutes)", style="dim"), sep="", soft_wrap=True)
+        screen.print(Text(f"  API    {said.url}/v1"), soft_wrap=True)
+        screen.print(Text(f"  data   {said.data}"), soft_wrap=True)
+        screen.print(Text(f"  config {said.config_file or 'none: the defaults'}"), soft_wrap=True)
+        if said.first_key:
+            self._first_key(said, said.first_key)
+        else:
+            screen.print(
+                Text("  keys   `lamplighter keys create NAME` makes one; `lamplighter login` makes a new link", style="dim")
+            )
+        if said.note:
+            screen.print(Text(f"  note   {said.note}", style="yellow"), soft_wrap=True)
+        if said.public:
+            warning = (
+                "other machines can reach this port, over plain HTTP: put a TLS proxy before it where the network is not yours"
+            )
+            screen.print(Text(f"  beware {warning}", style="yellow"), soft_wrap=True)
+        screen.print(Text("Ctrl-C stops it.", style="dim"))
+        sys.stdout.flush()
+
+    def _first_key(self, said: Announcement, key: str) -> None:
+        model = said.models[0] if said.models else "MODEL"
+        # `print`, not the console: what is pasted must not be wrapped or styled.
+        print(f"""
+Your first key, shown this once:
+
+  {key}
+
+  curl {said.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{said.url}/v1", api_key="{key}")
+  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello!"}}])
+  print(answer.choices[0].message.content)
+""")

@@ -1,0 +1,98 @@
+"""The program `lamplighter`: assembles the command groups and turns every error into a sentence, a next step and an exit status.
+
+Not responsible for any command. Imports nothing heavy, so that `--help` is fast: commands import what they need when they run.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from lamplighter.cli import chat, config, dev, doctor, keys, login, models, status, up, version, wake
+from lamplighter.cli.invocation import Invocation, of
+from lamplighter.core.errors import LamplighterError
+
+app = typer.Typer(
+    name="lamplighter",
+    help="Your own LLM endpoint: models wake when someone asks and sleep when nobody does.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for group in (up, dev, status, chat, wake, models, keys, login, config, doctor, version):
+    group.register(app)
+
+EXIT_CODES = {
+    0: "It worked.",
+    1: "It failed; the message says why.",
+    2: "The command line was not understood.",
+    3: "The configuration, or the data folder, is wrong.",
+    4: "Another process has the data folder or the port.",
+    5: "A model's file cannot be had.",
+    6: "Lamplighter is not running, or cannot be reached.",
+    7: "The server refused.",
+    130: "Interrupted with Ctrl-C.",
+}
+"""What the exit statuses mean; `docs/reference/cli.md` is made from this."""
+
+
+@app.callback()
+def _everywhere(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    of(context).debug = debug
+    if show_version:
+        from lamplighter import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line and exit. Never shows a traceback unless asked with `--debug`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit status."""
+    invocation = Invocation()
+    try:
+        app(arguments, prog_name="lamplighter", obj=invocation)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`); Python must not complain when it closes the streams.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except LamplighterError as error:
+        _report(error, invocation)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, not a traceback
+        unexpected = LamplighterError(
+            f"unexpected {type(error).__name__}: {error}",
+            next_step="That is a defect of Lamplighter: please report it with the output of the same command with --debug.",
+        )
+        _report(unexpected, invocation, cause=error)
+        return unexpected.exit_code
+    return 0
+
+
+def _report(error: LamplighterError, invocation: Invocation, *, cause: BaseException | None = None) -> None:
+    if invocation.debug:
+        traceback.print_exception(cause or error)
+    if invocation.json:
+        body = {"message": error.message, "code": error.code, "next_step": error.next_step, "exit_code": error.exit_code}
+        print(json.dumps({"error": body}, ensure_ascii=False), file=sys.stderr)
+        return
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.next_step:
+        print(f"  next: {error.next_step}", file=sys.stderr)

@@ -1,0 +1,253 @@
+"""`lamplighter models`: which there are, which there could be, fetching and removing them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from lamplighter.cli.config import ConfigOption, read
+from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
+from lamplighter.cli.words import doing, size
+from lamplighter.core.errors import LamplighterError
+
+if TYPE_CHECKING:
+    from lamplighter.operations.client import Client
+
+models = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the program."""
+    app.add_typer(models, name="models")
+
+
+@models.command("list")
+def list_(
+    context: typer.Context,
+    data: DataOption = None,
+    named: ConfigOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models that clients may ask for. Without a running server: those of the configuration. Wakes nothing."""
+    from lamplighter.operations.client import NotRunning
+
+    invocation = of(context)
+    try:
+        with invocation.client() as client:
+            answer = client.get("/api/status")
+    except NotRunning:
+        if invocation.url is not None:
+            raise
+        _list_configured(invocation, named)
+        return
+    found = answer["models"]
+    rows = (
+        (
+            model["name"],
+            doing(model, answer["now"]),
+            model["source"] or "-",
+            ", ".join(model["capabilities"]),
+            str(model["context"] or "-"),
+            model["note"] or "",
+        )
+        for model in found
+    )
+    invocation.show({"models": found}, table(("model", "state", "source", "answers", "context", "note"), rows))
+
+
+def _list_configured(invocation: Invocation, named: Path | None) -> None:
+    config, _ = read(invocation, named)
+    invocation.note("Lamplighter is not running; these are the configuration's.")
+    found = [
+        {
+            "name": name,
+            "engine": model.engine,
+            "pool": model.pool,
+            "source": model.source,
+            "here": _here(model.source, invocation) if model.engine == "llamacpp" else None,
+        }
+        for name, model in config.models.items()
+    ]
+    words = {True: "yes", False: "at its first wake", None: "-"}
+    rows = (
+        (str(row["name"]), str(row["engine"]), str(row["pool"]), str(row["source"] or "-"), words[row["here"]]) for row in found
+    )  # type: ignore[index] # the value of "here"
+    invocation.show({"models": found}, table(("model", "engine", "pool", "source", "fetched"), rows))
+
+
+def _here(source: str | None, invocation: Invocation) -> bool:
+    from lamplighter.core.errors import SourceError
+    from lamplighter.engines.sources.files import locate, parse
+
+    try:
+        return locate(parse(source or ""), invocation.folder.models) is not None
+    except SourceError:
+        return False
+
+
+@models.command("catalogue")
+def catalogue(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List models that are known to be good, with what they need; * marks the best that fits this machine comfortably."""
+    import os
+
+    from lamplighter.engines import memory
+    from lamplighter.engines.catalogue import CATALOGUE, suggest
+
+    invocation = of(context)
+    best = suggest(memory.total(), os.cpu_count() or 1)
+    rows = (
+        (
+            f"{name} *" if best is not None and best.name == name else name,
+            entry.parameters,
+            size(entry.file_bytes),
+            size(entry.memory_bytes),
+            entry.licence,
+            entry.notes,
+        )
+        for name, entry in CATALOGUE.items()
+    )
+    invocation.show(
+        {"models": [asdict(entry) for entry in CATALOGUE.values()], "suggested": best.name if best else None},
+        table(("model", "parameters", "download", "memory", "licence", "notes"), rows),
+    )
+    invocation.note("`lamplighter models pull NAME` fetches one and adds it.")
+
+
+@models.command("pull")
+def pull(
+    context: typer.Context,
+    what: Annotated[
+        str, typer.Argument(metavar="NAME|SOURCE", help="A model's name, one of the catalogue, or hf:OWNER/REPO[:FILE.gguf].")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Under which name clients ask for it; default: made of the source.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
+    data: DataOption = None,
+    named: ConfigOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a model's weights now, resuming what was begun, and add it to the running server if it is new there.
+
+    With --url, the other machine adds it and fetches it itself, at its first wake.
+    """
+    from lamplighter.operations.client import NotRunning
+
+    invocation = of(context)
+    if invocation.url is not None:
+        with invocation.client() as client:
+            known = {model["name"]: model["source"] for model in client.get("/api/status")["models"]}
+            label, source = _meant(what, name, known)
+            added = label not in known and _add(client, label, source)
+        invocation.note(f"{label}: added; its first wake fetches it." if added else f"{label}: is there already.")
+        invocation.show({"name": label, "source": source, "path": None, "added": added})
+        return
+    config, _ = read(invocation, named)
+    known = {model_name: model.source for model_name, model in config.models.items() if model.engine == "llamacpp"}
+    running = None
+    try:
+        with invocation.client() as client:
+            known = {model["name"]: model["source"] for model in client.get("/api/status")["models"]}
+            running = client.url
+    except NotRunning:
+        pass
+    label, source = _meant(what, name, known)
+    path = _fetch(invocation, label, source, force=force)
+    added = False
+    if running and label not in known:
+        with invocation.client() as client:
+            added = _add(client, label, source)
+        invocation.note(f"{label}: added. `lamplighter chat --model {label}`")
+    elif label not in known:
+        invocation.note(
+            f"To serve it, add to the configuration's models:  {label}: {{engine: llamacpp, pool: here, source: '{source}'}}"
+        )
+    invocation.show(
+        {"name": label, "source": source, "path": str(path), "added": added}, f"{label}: {size(path.stat().st_size)} at {path}"
+    )
+
+
+def _meant(what: str, name: str | None, known: dict[str, str | None]) -> tuple[str, str]:
+    """The name and the source behind what a person typed. Raises LamplighterError."""
+    from lamplighter.engines.catalogue import CATALOGUE
+    from lamplighter.engines.sources.files import parse
+
+    if what in known:
+        source = known[what]
+        if source is None:
+            raise LamplighterError(f"the model {what!r} has no weights to fetch: another server runs it")
+        return name or what, source
+    if what == "bundled":
+        return name or next((label for label, source in known.items() if source == what), "small"), what
+    if ":" in what and not what.startswith("catalogue:"):
+        parsed = parse(what)
+        made = (parsed.file or parsed.repo or str(parsed.path)).rpartition("/")[2].removesuffix(".gguf").lower()
+        return name or made, what
+    entry = what.removeprefix("catalogue:")
+    if entry not in CATALOGUE:
+        raise LamplighterError(
+            f"there is no model {entry!r}, neither here nor in the catalogue",
+            next_step="`lamplighter models catalogue` lists them; any other: hf:OWNER/REPO:FILE.gguf.",
+        )
+    return name or entry, f"catalogue:{entry}"
+
+
+def _fetch(invocation: Invocation, label: str, source: str, *, force: bool) -> Path:
+    from lamplighter.cli.fetching import shown
+    from lamplighter.engines.sources.fetch import fetch
+
+    folder = invocation.folder
+    folder.prepare()
+    with shown(label, quiet=invocation.json) as progress:
+        return fetch(source, folder.models, progress, force=force)
+
+
+def _add(client: "Client", name: str, source: str) -> bool:
+    entry = source.removeprefix("catalogue:")
+    body: dict[str, Any] = {"name": name, "catalogue": entry} if entry != source else {"name": name, "source": source}
+    client.post("/api/models", body)
+    return True
+
+
+@models.command("remove")
+def remove(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    files: Annotated[bool, typer.Option("--files", help="Delete its weights from this machine, too.")] = False,
+    data: DataOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a model that was added at run time. One of the configuration file is removed there."""
+    invocation = of(context)
+    if files and invocation.url is not None:
+        raise typer.BadParameter("the files are on the other machine", param_hint="--files")
+    with invocation.client() as client:
+        found = {model["name"]: model["source"] for model in client.get("/api/status")["models"]}
+        client.delete(f"/api/models/{quote(name, safe='')}")
+    freed = _delete_files(invocation, found.pop(name, None), found.values()) if files else 0
+    invocation.note(f"Removed {name}." + (f" {size(freed)} freed." if freed else ""))
+    if invocation.json:
+        invocation.show({"name": name, "removed": True, "freed_bytes": freed})
+
+
+def _delete_files(invocation: Invocation, source: str | None, others: Any) -> int:
+    """Delete the weights of `source` unless another model uses them, or they are the person's own file; the bytes freed."""
+    from lamplighter.engines.sources.files import Kind, locate, parse, parts
+
+    if source is None or source in set(others):
+        return 0
+    parsed = parse(source)
+    path = locate(parsed, invocation.folder.models) if parsed.kind is not Kind.FILE else None
+    freed = 0
+    for part in parts(path) if path else ():
+        freed += part.stat().st_size
+        part.unlink()
+    return freed

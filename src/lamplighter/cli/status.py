@@ -1,0 +1,89 @@
+"""`lamplighter status`: what every model is doing, once or live."""
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lamplighter.cli.invocation import DataOption, JsonOption, KeyOption, UrlOption, of, table
+from lamplighter.cli.words import ago, doing
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lamplighter.operations.client import Client
+
+_REFRESH = 0.5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("status")(status)
+
+
+def status(
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show every change; Ctrl-C ends it.")] = False,
+    data: DataOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what every model is doing.
+
+    Asleep, waking (stage and time left), or awake, and when it goes to sleep. Looking wakes nothing.
+
+    Exit status 6 when Lamplighter is not running.
+    """
+    invocation = of(context)
+    with invocation.client() as client:
+        answer = client.get("/api/status")
+        if watch and invocation.json:
+            _stream(client, answer)
+        elif watch:
+            _watch(client, answer)
+        else:
+            invocation.show({**answer, "server": {"url": client.url}}, picture(answer, client.url))
+
+
+def picture(answer: dict[str, Any], url: str) -> "RenderableType":
+    """A Status of the control API as a table; times count from the server's own clock."""
+    now = answer["now"]
+    rows = []
+    for model in answer["models"]:
+        woke = model["last_wake"]
+        rows.append(
+            (
+                model["name"],
+                doing(model, now),
+                model["engine"],
+                model["pool"],
+                str(model["in_flight"] + model["queued"]),
+                f"{woke['seconds']:.1f} s, {ago(now - woke['at'])}" if woke else "-",
+            )
+        )
+    columns = ("model", "state", "engine", "pool", "requests", "last wake")
+    up_for = ago(now - answer["started_at"]).removesuffix(" ago")
+    return table(columns, rows, title=f"{url}  ·  Lamplighter {answer['version']}, up {up_for}")
+
+
+def _watch(client: "Client", answer: dict[str, Any]) -> None:
+    from rich.live import Live
+
+    with Live(picture(answer, client.url), auto_refresh=False, transient=False) as live:
+        while True:
+            time.sleep(_REFRESH)
+            live.update(picture(client.get("/api/status"), client.url), refresh=True)
+
+
+def _stream(client: "Client", answer: dict[str, Any]) -> None:
+    """One JSON object a line, whenever something other than the clock changed."""
+    import json
+
+    said: dict[str, Any] | None = None
+    while True:
+        if {**answer, "now": 0} != said:
+            said = {**answer, "now": 0}
+            print(json.dumps({**answer, "server": {"url": client.url}}, ensure_ascii=False), flush=True)
+        time.sleep(_REFRESH)
+        answer = client.get("/api/status")

@@ -1,0 +1,79 @@
+"""`lamplighter up`: serve, on this machine, both planes in one process."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from lamplighter.cli.config import ConfigOption, read
+from lamplighter.cli.invocation import DataOption, of
+
+
+class LogFormat(StrEnum):
+    """Shapes of the log."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least important level that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+HostOption = Annotated[
+    str | None,
+    typer.Option("--host", help="Address to listen on; default: server.host, which is 127.0.0.1. 0.0.0.0: every address."),
+]
+PortOption = Annotated[
+    int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one; default: server.port, which is 8080.")
+]
+FormatOption = Annotated[
+    LogFormat | None, typer.Option("--log-format", help="Shape of the log on standard error; default: log.format.")
+]
+LevelOption = Annotated[
+    LogLevel | None, typer.Option("--log-level", help="The least important level logged; default: log.level.")
+]
+OpenOption = Annotated[bool, typer.Option("--open/--no-open", help="Open the chat page in the browser.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("up")(up)
+
+
+def up(
+    context: typer.Context,
+    host: HostOption = None,
+    port: PortOption = None,
+    data: DataOption = None,
+    named: ConfigOption = None,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+    open_browser: OpenOption = False,
+) -> None:
+    """Serve the chat page, the API and the models, until Ctrl-C.
+
+    With no configuration at all, one small model is served: it is fetched at the first start, wakes at the first request and sleeps when
+    nobody asks. LAMPLIGHTER_ADMIN_KEY presets the first key.
+    """
+    invocation = of(context)
+    config, path = read(invocation, named)
+    from lamplighter.cli.serve import Plan, serve
+
+    serve(
+        Plan(
+            config=config,
+            folder=invocation.folder,
+            host=host or config.server.host,
+            port=config.server.port if port is None else port,
+            log_format=log_format or config.log.format,
+            log_level=log_level or config.log.level,
+            config_file=str(path) if path else None,
+            open_browser=open_browser,
+        )
+    )
