@@ -155,6 +155,13 @@ async def begin(
     return begun
 
 
+async def find(store: Store, principal_id: str, client_request_id: str) -> Begun | None:
+    """What a principal's `client_request_id` began, if it did."""
+    async with store.read() as connection:
+        row = await _known(connection, principal_id, client_request_id)
+        return await _begun(connection, row, fresh=False) if row is not None else None
+
+
 async def get(store: Store, principal_id: str, generation_id: str) -> tuple[Generation, Message, list[Event]]:
     """A generation with its message and what is left of its log. Raises ChatNotFound."""
     async with store.read() as connection:
@@ -176,9 +183,11 @@ async def of_message(store: Store, message_id: str) -> Generation | None:
 
 
 async def append(store: Store, batches: Mapping[str, Sequence[Event]]) -> set[str]:
-    """Write new events of several generations in one transaction. Returns the ids of those that were deleted meanwhile."""
+    """Write new events of several generations in one transaction. Returns the ids of those that ended or were deleted meanwhile."""
     async with store.write() as connection:
-        alive = set(await connection.scalars(select(generations.c.id).where(generations.c.id.in_(list(batches)))))
+        # What was finished meanwhile is compacted already: a late batch would stay behind for ever.
+        running = generations.c.id.in_(list(batches)) & (generations.c.status == RUNNING)
+        alive = set(await connection.scalars(select(generations.c.id).where(running)))
         rows = [
             {"generation_id": generation_id, "seq": event.seq, "kind": event.kind, "data": dict(event.data)}
             for generation_id, events in batches.items()
