@@ -29,9 +29,12 @@ def chat(
         str | None, typer.Argument(help="Ask this, print the answer, end. What is piped in is added to it.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Who is asked; default: one that is awake, else the first.")
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="Who is asked; default: one that is awake, else the first."),
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="What the model is told beforehand.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", help="What the model is told beforehand.")
+    ] = None,
     data: DataOption = None,
     url: UrlOption = None,
     key: KeyOption = None,

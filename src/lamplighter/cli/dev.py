@@ -27,7 +27,8 @@ def dev(
     port: PortOption = None,
     data: DataOption = None,
     speed: Annotated[
-        float, typer.Option("--speed", min=0.1, max=1000, help="How many times faster than life the stages pass.")
+        float,
+        typer.Option("--speed", metavar="FACTOR", min=0.1, max=1000, help="How many times faster than life the stages pass."),
     ] = 1,
     sleep_after: Annotated[str, typer.Option("--sleep-after", metavar="TIME", help="Idle time until the models sleep.")] = "2m",
     log_format: FormatOption = None,

@@ -144,7 +144,13 @@ DataOption = Annotated[
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        "--url", callback=_set_url, envvar="LAMPLIGHTER_URL", help="A Lamplighter elsewhere; default: the one of the data folder."
+        "--url",
+        metavar="URL",
+        callback=_set_url,
+        envvar="LAMPLIGHTER_URL",
+        help="A Lamplighter elsewhere; default: the one of the data folder.",
     ),
 ]
-KeyOption = Annotated[str | None, typer.Option("--key", callback=_set_key, envvar="LAMPLIGHTER_KEY", help="The key for --url.")]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", callback=_set_key, envvar="LAMPLIGHTER_KEY", help="The key for --url.")
+]

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 @keys.command("create")
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Who or what will use it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what will use it.")],
     admin: Annotated[bool, typer.Option("--admin", help="It may also change models and keys.")] = False,
     data: DataOption = None,
     url: UrlOption = None,

@@ -124,7 +124,8 @@ def pull(
         str, typer.Argument(metavar="NAME|SOURCE", help="A model's name, one of the catalogue, or hf:OWNER/REPO[:FILE.gguf].")
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="Under which name clients ask for it; default: made of the source.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Under which name clients ask for it; default: made of the source."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
     data: DataOption = None,

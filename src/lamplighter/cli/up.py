@@ -27,16 +27,25 @@ class LogLevel(StrEnum):
 
 HostOption = Annotated[
     str | None,
-    typer.Option("--host", help="Address to listen on; default: server.host, which is 127.0.0.1. 0.0.0.0: every address."),
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen on; default: server.host, which is 127.0.0.1. 0.0.0.0: every address.",
+    ),
 ]
 PortOption = Annotated[
-    int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one; default: server.port, which is 8080.")
+    int | None,
+    typer.Option(
+        "--port", metavar="NUMBER", min=0, max=65535, help="Port; 0 takes a free one; default: server.port, which is 8080."
+    ),
 ]
 FormatOption = Annotated[
-    LogFormat | None, typer.Option("--log-format", help="Shape of the log on standard error; default: log.format.")
+    LogFormat | None,
+    typer.Option("--log-format", metavar="text|json", help="Shape of the log on standard error; default: log.format."),
 ]
 LevelOption = Annotated[
-    LogLevel | None, typer.Option("--log-level", help="The least important level logged; default: log.level.")
+    LogLevel | None,
+    typer.Option("--log-level", metavar="debug|info|warning|error", help="The least important level logged; default: log.level."),
 ]
 OpenOption = Annotated[bool, typer.Option("--open/--no-open", help="Open the chat page in the browser.")]
 

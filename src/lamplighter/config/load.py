@@ -15,6 +15,7 @@ from lamplighter.core.errors import ConfigError
 
 _MAX_FILE = 1_000_000
 _UNION_TAGS = {"process", "static", "fake"}
+_NO_KIND = {"union_tag_invalid", "union_tag_not_found"}
 
 
 def load(path: Path) -> Config:
@@ -101,6 +102,8 @@ def _explain(error: ValidationError, root: yaml.Node | None, name: str) -> Confi
         where = [
             part for part in detail["loc"] if not (part in _UNION_TAGS and len(detail["loc"]) > 2 and detail["loc"][0] == "pools")
         ]
+        if detail["type"] in _NO_KIND:
+            where.append("kind")
         message = _sentence(detail)
         path, colon, rest = message.partition(": ")
         if not where and colon and path.startswith(("models.", "pools.")):  # a cross-field rule names its own place
@@ -130,8 +133,9 @@ def _sentence(detail: ErrorDetails) -> str:
         return "there is no such setting"
     if kind == "missing":
         return "is missing"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return f"kind must be one of process, static; got {value.get('kind') if isinstance(value, dict) else value!r}"
+    if kind in _NO_KIND:
+        got = value.get("kind") if isinstance(value, dict) else value
+        return "is missing; write process or static" if got is None else f"must be one of process, static; got {got!r}"
     if kind == "value_error":
         return str(context.get("error", detail["msg"]))
     if kind == "literal_error":

@@ -21,7 +21,8 @@ EngineKind = Literal["llamacpp", "openai", "fake"]
 class Section(BaseModel):
     """Base of every part: frozen, unknown settings refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Strict: `port: true` is a mistake and no 1, `port: "80"` a text and no number.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 
 
 class ServerConfig(Section):
@@ -32,7 +33,7 @@ class ServerConfig(Section):
         min_length=1,
         description="Address to listen on. Anything but loopback requires keys, which exist from the first start on.",
     )
-    port: int = Field(8080, ge=1, le=65535, description="TCP port.")
+    port: int = Field(8080, ge=1, le=65535, description="TCP port to listen on.")
     public_url: HttpUrl | None = Field(
         None, description="The URL under which people reach the gateway, for links; default: made of host and port."
     )

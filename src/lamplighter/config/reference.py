@@ -79,7 +79,8 @@ def settings_markdown() -> str:
             current = section
             lines += [f"\n## `{section}`\n{described[section]}\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
         default = "**required**" if required else _default(setting.get("default"))
-        lines.append(f"| `{name}` | {_type(setting)} | {default} | {setting['description'].replace('|', '&#124;')} |")
+        meaning = setting["description"].replace("|", "\\|")
+        lines.append(f"| `{name}` | {_type(setting)} | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
