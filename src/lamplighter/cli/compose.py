@@ -17,11 +17,9 @@ from lamplighter.config import Config, FakePool, ModelConfig, PoolConfig, Proces
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.core.errors import StoreError
 from lamplighter.core.ids import new_id
-from lamplighter.engines import memory
 from lamplighter.engines.base import Engine
 from lamplighter.engines.catalogue import weak_note
-from lamplighter.engines.llamacpp.engine import LlamaCpp
-from lamplighter.engines.openai import OpenAICompatible
+from lamplighter.engines import memory, registry
 from lamplighter.gateway.app import Gateway
 from lamplighter.observability.metrics import Metrics
 from lamplighter.operations.datafolder import DataFolder
@@ -39,7 +37,8 @@ def engines() -> Mapping[str, Engine]:
     """Every kind of engine, by its name in the configuration."""
     from lamplighter.testing.provider import FakeEngineKind
 
-    return {"llamacpp": LlamaCpp(), "openai": OpenAICompatible(), "fake": FakeEngineKind()}
+    fake = FakeEngineKind()
+    return {**registry.engines(), fake.kind: fake}
 
 
 class LiveModels:
@@ -86,7 +85,7 @@ def provider(
         case FakePool():
             from lamplighter.testing.provider import FakeProvider
 
-            return FakeProvider(name, pool, models=models, clock=clock)
+            return FakeProvider(name, pool, models=models, installation=installation, clock=clock)
 
 
 class Installation:
@@ -107,7 +106,7 @@ class Installation:
             for name, pool in config.pools.items()
         }  # fmt: skip
         self._gateway = Gateway(config=config, store=store, clock=clock, engines=self._kinds, metrics=self._metrics)
-        self._keeper = self._new_keeper()
+        self._keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -184,6 +183,7 @@ class Installation:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._gateway.stop()
-        await self._keeper.shutdown(end=True)
+        if self._keeper is not None:
+            await self._keeper.shutdown(end=True)
         for one in self._providers.values():
             await one.close()

@@ -41,7 +41,13 @@ class Client:
     def __init__(self, url: str, key: str, *, timeout: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         # A local server is never behind the proxy that the environment may name for everything else.
-        local = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise _no_url(self.url) from error
+        if address.scheme not in ("http", "https") or not address.host:
+            raise _no_url(self.url)
+        local = address.host in {"127.0.0.1", "localhost", "::1"}
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}", "user-agent": "lamplighter-cli"},
@@ -117,11 +123,13 @@ class Client:
             raise NotRunning(f"{self.url} did not answer in time", next_step="Run `lamplighter doctor`.") from error
         except httpx.TransportError as error:
             raise NotRunning(f"the connection to {self.url} broke: {error}", next_step="Run `lamplighter doctor`.") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise LamplighterError(f"{self.url!r} is not a URL: {error}", next_step="Write http://HOST:PORT.") from error
 
     def _stranger(self) -> Refused:
         return Refused(f"what answers at {self.url} is not Lamplighter", status=0, next_step="Check --url.")
+
+
+def _no_url(text: str) -> LamplighterError:
+    return LamplighterError(f"{text!r} is not the URL of a server", next_step="Write http://HOST:PORT or https://HOST.")
 
 
 def refusal(answer: httpx.Response) -> Refused:
