@@ -79,7 +79,7 @@ async function tour(kind, theme) {
   });
   const shot = (name) => shoot(page, `${kind}-${theme}-${name}`);
   await page.goto(mock.url);
-  await page.getByText("sleeping in", { exact: false }).first().waitFor();
+  await page.getByText(/^small · Sleeping in/).waitFor();
   await shot("1-empty");
   if (phone) await page.getByRole("button", { name: "Open the list of chats" }).click();
   await shot("2-chats");

@@ -46,7 +46,7 @@ export const AssistantRow = memo(function AssistantRow(props: AssistantRowProps)
   const resume = () => backend.continue(chatId, message.id);
   return (
     <article
-      className={cx("group/row pt-2 pb-3", !last && "row-lazy")}
+      className={cx("group/row pt-1 pb-3", !last && "row-lazy")}
       data-id={message.id}
       aria-busy={streaming}
     >
@@ -67,7 +67,7 @@ export const AssistantRow = memo(function AssistantRow(props: AssistantRowProps)
                 )}
               >
                 {text !== "" && <CopyButton text={text} />}
-                {regenerate && (
+                {regenerate && message.status !== "error" && (
                   <IconButton label={t.regenerate} onClick={regenerate}>
                     <Refresh size={16} />
                   </IconButton>

@@ -48,7 +48,7 @@ export const ChatItem = memo(function ChatItem({ chat, current, writing, onOpen,
           event.preventDefault();
           onOpen(chat.id);
         }}
-        className="flex h-9 min-w-0 flex-1 items-center gap-2 rounded-lg pl-2 text-sm touch:h-11"
+        className="flex h-9 min-w-0 flex-1 items-center gap-2 rounded-lg px-2 text-sm touch:h-11"
       >
         <span className={cx("truncate", current && "font-medium")}>{title}</span>
         {writing && (
@@ -62,9 +62,9 @@ export const ChatItem = memo(function ChatItem({ chat, current, writing, onOpen,
           <IconButton
             label={t.actions(title)}
             className={cx(
-              "mr-0.5 size-7 touch:size-11",
-              "opacity-0 focus-visible:opacity-100 group-hover/item:opacity-100 data-[state=open]:opacity-100",
-              "touch:opacity-100",
+              // No width until wanted, so that the title has it; still there for the Tab key.
+              "h-7 w-0 overflow-hidden focus-visible:w-7 group-focus-within/item:w-7 group-hover/item:w-7",
+              "data-[state=open]:w-7 touch:h-11 touch:w-11",
             )}
           >
             <Dots size={16} />

@@ -13,7 +13,7 @@ import type { Message } from "../api/types";
 import { useApp } from "../context";
 import { canChat, defaultModel } from "../models/describe";
 import { ModelPicker } from "../models/ModelPicker";
-import { WeakNote } from "../models/WeakNote";
+import { noteRead, WeakNote } from "../models/WeakNote";
 import { strings } from "../strings";
 import { Button, IconButton } from "../ui/button";
 import { cx } from "../ui/cx";
@@ -74,6 +74,7 @@ export function ChatPage({ chatId, sidebarOpen, onSidebar, onNewChat, onApi }: C
   const send = useCallback(
     (content: string) => {
       if (model === null) return;
+      if (status) noteRead(status);
       if (busy) {
         const waiting = live.get().queued[view];
         live.queue(view, { content: waiting ? `${waiting.content}\n\n${content}` : content, model });
@@ -82,7 +83,7 @@ export function ChatPage({ chatId, sidebarOpen, onSidebar, onNewChat, onApi }: C
         backend.send({ chatId, view, parentId, content, model, system });
       }
     },
-    [backend, busy, chatId, messages, model, system, view],
+    [backend, busy, chatId, messages, model, status, system, view],
   );
   const edit = useCallback(
     (message: Message, content: string) => {
@@ -169,7 +170,7 @@ export function ChatPage({ chatId, sidebarOpen, onSidebar, onNewChat, onApi }: C
         />
       )}
       <div className="shrink-0 px-3 pb-[max(0.6rem,env(safe-area-inset-bottom))] sm:px-4">
-        {status?.note && (
+        {empty && status?.note && (
           <div className="mx-auto w-full max-w-3xl px-3 pb-2">
             <WeakNote key={status.name} model={status} admin={session.admin} onChoose={choose} />
           </div>

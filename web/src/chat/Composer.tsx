@@ -3,14 +3,7 @@
  *
  * Not responsible for what sending means: while an answer is coming, the owner queues the message.
  */
-import {
-  type FormEvent,
-  type KeyboardEvent,
-  type ReactNode,
-  useEffect,
-  useLayoutEffect,
-  useRef,
-} from "react";
+import { type FormEvent, type KeyboardEvent, useEffect, useLayoutEffect, useRef } from "react";
 import { drafts, useDrafts } from "../api/drafts";
 import type { Queued } from "../api/live";
 import { strings } from "../strings";
@@ -32,11 +25,10 @@ interface ComposerProps {
   onSend: (content: string) => void;
   onStop: () => void;
   onQueued: (queued: Queued | null) => void;
-  children?: ReactNode;
 }
 
 export function Composer(props: ComposerProps) {
-  const { view, isNew, model, busy, stopping, queued, onSend, onStop, onQueued, children } = props;
+  const { view, isNew, model, busy, stopping, queued, onSend, onStop, onQueued } = props;
   const text = useDrafts((state) => state[view] ?? "");
   const area = useRef<HTMLTextAreaElement>(null);
   const ready = text.trim() !== "" && model !== null;
@@ -78,7 +70,7 @@ export function Composer(props: ComposerProps) {
       {queued && <QueuedNote queued={queued} onEdit={takeBack} onDrop={() => onQueued(null)} />}
       <div
         className={cx(
-          "rounded-[20px] border border-line bg-surface shadow-composer transition-colors",
+          "flex items-end rounded-[24px] border border-line bg-surface shadow-composer transition-colors",
           "focus-within:border-line-strong",
         )}
       >
@@ -91,12 +83,11 @@ export function Composer(props: ComposerProps) {
           onChange={(event) => drafts.write(view, event.target.value, isNew)}
           onKeyDown={onKeyDown}
           className={cx(
-            "block w-full resize-none bg-transparent px-4 pt-3.5 pb-1 text-[15px] leading-6",
+            "block min-w-0 flex-1 resize-none bg-transparent py-3.5 pl-5 touch:py-[18px] text-[15px] leading-6",
             "outline-none placeholder:text-muted max-sm:text-base",
           )}
         />
-        <div className="flex items-center gap-2 pr-2 pb-2 pl-4">
-          <div className="min-w-0 flex-1 text-xs text-muted">{children}</div>
+        <div className="flex items-center gap-1.5 p-2">
           {busy && (
             <button
               type="button"
@@ -135,9 +126,12 @@ export function Composer(props: ComposerProps) {
 function QueuedNote({ queued, onEdit, onDrop }: { queued: Queued; onEdit: () => void; onDrop: () => void }) {
   return (
     <div className="mx-2 flex animate-appear items-center gap-2 rounded-t-xl border border-b-0 border-line bg-sunken py-1.5 pr-1.5 pl-3.5 text-[13px]">
-      <div className="min-w-0 flex-1">
-        <span className="text-muted">{t.queued}: </span>
-        <span className="line-clamp-1 inline [overflow-wrap:anywhere]">{queued.content.slice(0, 160)}</span>
+      <div className="min-w-0 flex-1 truncate">
+        <span className="text-muted">
+          {t.next}
+          <span className="max-sm:sr-only">{t.queued}</span>:{" "}
+        </span>
+        {queued.content.slice(0, 160)}
       </div>
       <Button tone="quiet" onClick={onEdit}>
         {t.editQueued}

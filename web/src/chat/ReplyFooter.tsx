@@ -32,7 +32,7 @@ export function ReplyFacts({ model, usage, wokeIn }: FactsProps) {
     usage?.ttft != null ? t.ttft(duration(usage.ttft)) : null,
   ].filter(Boolean);
   return (
-    <span title={more.join(" · ") || undefined} className="min-w-0 text-xs tabular-nums text-muted">
+    <span title={more.join(" · ") || undefined} className="min-w-0 text-xs text-muted">
       {facts.join(" · ")}
     </span>
   );

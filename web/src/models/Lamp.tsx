@@ -17,6 +17,7 @@ export function Lamp({ state, size = 18, className }: LampProps) {
   if (state === "asleep") return <Moon size={size} className={cx("text-faint", className)} />;
   if (state === "failed") return <Alert size={size} className={cx("text-danger", className)} />;
   const lit = state === "awake" || state === "draining";
+  const waking = state === "waking";
   return (
     <svg
       width={size}
@@ -25,26 +26,28 @@ export function Lamp({ state, size = 18, className }: LampProps) {
       fill="none"
       aria-hidden="true"
       focusable="false"
-      className={cx("overflow-visible", className)}
+      className={cx("overflow-visible", lit && "lamp-glow", className)}
     >
-      {lit && <circle cx="12" cy="13.500" r="10.500" className="fill-lamp opacity-20" />}
-      {state === "waking" && (
-        <circle cx="12" cy="13.500" r="10.500" className="animate-flame fill-lamp opacity-20" />
+      {(lit || waking) && (
+        <path
+          d="M6.900 9.300h10.200l-1.700 9.200H8.600z"
+          className={cx("fill-lamp", waking && "lamp-glow animate-flame")}
+        />
       )}
       <g
         stroke="currentColor"
-        strokeWidth="1.600"
+        strokeWidth={size > 30 ? 1.25 : 1.5}
         strokeLinecap="round"
         strokeLinejoin="round"
-        className={lit || state === "waking" ? "text-lamp-ink" : "text-faint"}
+        className={lit || waking ? "text-lamp-ink" : "text-faint"}
       >
-        <path d="M12 2.800v1.800M8.800 7.800 10.100 4.800h3.800l1.300 3z" />
-        <path d="M7.800 9.500h8.400L14.800 18.300H9.200zM8.500 20.800h7" />
+        <path d="M12 2.600v1.700M8.300 7.300 9.900 4.300h4.200l1.600 3z" />
+        <path d="M6.900 9.300h10.200l-1.700 9.200H8.600zM7.500 21.300h9" />
       </g>
-      {(lit || state === "waking") && (
+      {lit && size > 30 && (
         <path
-          d="M12 10.900c1.300 1.400 1.900 2.300 1.900 3.200a1.900 1.900 0 0 1-3.800 0c0-.9.600-1.800 1.900-3.200z"
-          className={cx("fill-lamp", state === "waking" && "animate-flame")}
+          d="M12 10.800c1.600 1.700 2.200 2.800 2.200 3.900a2.200 2.200 0 0 1-4.400 0c0-1.100.6-2.200 2.200-3.900z"
+          className="fill-white/85"
         />
       )}
     </svg>

@@ -14,7 +14,7 @@ import { IconButton } from "../ui/button";
 import { cx } from "../ui/cx";
 import { contextSize } from "../ui/format";
 import { useNow } from "../ui/hooks";
-import { Check, ChevronDown, Flame, Moon, Refresh } from "../ui/icons";
+import { Check, ChevronDown, Clock, Moon, Refresh, Sun } from "../ui/icons";
 import { canChat, describeModel, ticks } from "./describe";
 import { Lamp } from "./Lamp";
 
@@ -40,8 +40,10 @@ export function ModelPicker({ chosen, admin, onChoose }: PickerProps) {
       >
         <Lamp state={model?.state ?? null} />
         <span className="sr-only">{t.pick}: </span>
-        <span className="truncate">{chosen ?? (models ? t.none : t.loading)}</span>
-        {model && <TriggerState model={model} />}
+        <span className="flex min-w-0 gap-x-2 max-sm:flex-col max-sm:items-start sm:items-baseline">
+          <span className="max-w-full truncate leading-tight">{chosen ?? (models ? t.none : t.loading)}</span>
+          {model && <TriggerState model={model} />}
+        </span>
         <ChevronDown size={15} className="shrink-0 text-faint" />
       </Popover.Trigger>
       <Popover.Portal>
@@ -80,7 +82,7 @@ function TriggerState({ model }: { model: ModelStatus }) {
   return (
     <span
       className={cx(
-        "truncate text-[13px] font-normal tabular-nums max-sm:hidden",
+        "max-w-full truncate text-[13px] leading-tight font-normal tabular-nums max-sm:text-xs",
         model.state === "failed" ? "text-danger" : "text-muted",
       )}
     >
@@ -146,23 +148,28 @@ function Row({ model, chosen, admin, onChoose }: RowProps) {
         <span className="min-w-0 flex-1">
           <span className="flex items-baseline gap-2">
             <span className="truncate text-sm font-medium">{model.name}</span>
+            {chosen && <Check size={15} strokeWidth={2.2} className="shrink-0 self-center text-lamp-ink" />}
             {model.context !== null && (
               <span className="shrink-0 text-xs text-muted">{t.context(contextSize(model.context))}</span>
             )}
           </span>
           <span
             className={cx(
-              "mt-0.5 block text-[13px] leading-snug tabular-nums",
+              "mt-0.5 block text-[13px] leading-snug",
+              // Not always: Inter's tabular hyphen is as wide as a digit.
+              ticks(model) && "tabular-nums",
               failure ? "text-danger" : "text-muted",
             )}
           >
             {describeModel(model, now)}
           </span>
+          {!failure && model.note && (
+            <span className="mt-0.5 block text-[13px] leading-snug text-muted">{model.note}</span>
+          )}
           {failure?.next_step && (
             <span className="mt-1 block text-[13px] leading-snug text-muted">{failure.next_step}</span>
           )}
         </span>
-        {chosen && <Check size={17} className="mt-1 shrink-0 text-lamp-ink" />}
       </button>
       {admin && !model.always_on && <RowActions model={model} />}
     </li>
@@ -184,7 +191,7 @@ function RowActions({ model }: { model: ModelStatus }) {
             disabled={wake.isPending}
             onClick={() => wake.mutate()}
           >
-            {model.state === "failed" ? <Refresh /> : <Flame />}
+            {model.state === "failed" ? <Refresh /> : <Sun />}
           </IconButton>
         ) : (
           <>
@@ -193,7 +200,7 @@ function RowActions({ model }: { model: ModelStatus }) {
               disabled={keep.isPending || keep.isSuccess}
               onClick={() => keep.mutate()}
             >
-              {keep.isSuccess ? <Check /> : <Flame />}
+              {keep.isSuccess ? <Check /> : <Clock />}
             </IconButton>
             <IconButton
               label={`${t.sleep}: ${model.name}`}

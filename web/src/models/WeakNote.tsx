@@ -13,6 +13,15 @@ import { recall, remember } from "../ui/storage";
 
 const t = strings.models;
 
+function slot(model: ModelStatus): string {
+  return `note.${model.name}`;
+}
+
+/** Said once: from here on the note is found in the model picker. */
+export function noteRead(model: ModelStatus): void {
+  if (model.note !== null) remember(slot(model), model.note);
+}
+
 interface NoteProps {
   model: ModelStatus;
   admin: boolean;
@@ -20,14 +29,13 @@ interface NoteProps {
 }
 
 export function WeakNote({ model, admin, onChoose }: NoteProps) {
-  const memory = `note.${model.name}`;
-  const [read, setRead] = useState(() => recall(memory) === model.note);
+  const [read, setRead] = useState(() => recall(slot(model)) === model.note);
   const show = model.note !== null && !read;
   const { data: catalogue } = useCatalogue(show);
   const suggested = catalogue?.suggested ?? null;
   const there = useLive((state) => state.models?.some((one) => one.name === suggested) ?? false);
   const dismiss = () => {
-    remember(memory, model.note);
+    noteRead(model);
     setRead(true);
   };
   const add = useMutation({
@@ -44,7 +52,7 @@ export function WeakNote({ model, admin, onChoose }: NoteProps) {
         {model.note}
         {add.error && <span className="text-danger"> {t.actionFailed(add.error.message)}</span>}
       </p>
-      <span className="-my-1 flex gap-1">
+      <span className="-my-1 -ml-3 flex gap-1 touch:-ml-4">
         {suggested && admin && !there && (
           <Button tone="quiet" disabled={add.isPending} onClick={() => add.mutate(suggested)}>
             {add.isPending ? t.noteAdding : t.noteAdd(suggested)}

@@ -18,7 +18,13 @@ const KINDS: Kind[] = ["curl", "python"];
 
 export function snippet(kind: Kind, origin: string, model: string, key: string): string {
   if (kind === "curl") {
-    const body = JSON.stringify({ model, messages: [{ role: "user", content: "Hello" }], stream: true });
+    const body = [
+      "{",
+      `    "model": ${JSON.stringify(model)},`,
+      '    "messages": [{"role": "user", "content": "Hello"}],',
+      '    "stream": true',
+      "  }",
+    ].join("\n");
     return [
       `curl -N ${origin}/v1/chat/completions \\`,
       `  -H "Authorization: Bearer ${key}" \\`,

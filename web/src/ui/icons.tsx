@@ -125,6 +125,9 @@ export const Image = icon(
     <path d="m4 17 4.800-4 3.200 2.600 3.700-4.100L20 16" />
   </>,
 );
-export const Flame = icon(
-  <path d="M12 3.500c3.800 4 6 6.900 6 10.200a6 6 0 0 1-12 0c0-3.300 2.200-6.200 6-10.200z" />,
+export const Clock = icon(
+  <>
+    <circle cx="12" cy="12" r="7.800" />
+    <path d="M12 7.600V12l2.900 1.900" />
+  </>,
 );

@@ -7,7 +7,7 @@ import { useMutation } from "@tanstack/react-query";
 import { useEffect } from "react";
 import { http } from "../api/http";
 import { live, serverNow, useLive } from "../api/live";
-import type { Stage, Wake } from "../api/types";
+import type { Eta, Stage, Wake } from "../api/types";
 import { type Pace, pace, stageName } from "../models/describe";
 import { Lamp } from "../models/Lamp";
 import { strings } from "../strings";
@@ -93,7 +93,7 @@ function Heading({
         </h3>
         {wake && <span className="text-sm tabular-nums text-muted">{duration(elapsed)}</span>}
       </div>
-      {wake?.eta && <Bar of={wake} elapsed={elapsed} />}
+      {wake?.eta && <Bar of={wake.eta} elapsed={elapsed} />}
       <p className="mt-2 text-[13px] leading-relaxed text-muted">
         {wake && <Expectation wake={wake} speed={speed} />}
         {t.held}
@@ -118,10 +118,15 @@ function Expectation({ wake, speed }: { wake: Wake; speed: Pace }) {
 }
 
 /** How far the wake is by the measure of those before it. It never claims to be complete. */
-function Bar({ of, elapsed }: { of: Wake; elapsed: number }) {
-  const whole = of.eta?.p90 ?? 1;
-  const percent = Math.min(96, (elapsed / whole) * 92);
-  return <Progress label={t.progress} percent={percent} className="mt-3 h-1" />;
+function Bar({ of, elapsed }: { of: Eta; elapsed: number }) {
+  return <Progress label={t.progress} percent={estimate(of, elapsed)} className="mt-3 h-1" />;
+}
+
+/** Most of the bar belongs to the usual time, a little to being late, and the end is only reached by being done. */
+export function estimate({ p50, p90 }: Eta, elapsed: number): number {
+  if (elapsed <= p50) return (86 * elapsed) / Math.max(p50, 0.001);
+  const late = (elapsed - p50) / Math.max(p90 - p50, 1);
+  return 86 + 11 * (1 - Math.exp(-late));
 }
 
 function Progress({ label, percent, className }: { label: string; percent: number; className: string }) {

@@ -38,6 +38,11 @@ export const Formula = memo(function Formula({ tex, display }: { tex: string; di
     };
   }, [render]);
   if (!render) return <code>{tex}</code>;
-  // biome-ignore lint/security/noDangerouslySetInnerHtml: KaTeX's own output from escaped TeX, `trust` off
-  return <span dangerouslySetInnerHTML={{ __html: render(tex, display) }} />;
+  return (
+    <span
+      className={display ? "block" : undefined}
+      // biome-ignore lint/security/noDangerouslySetInnerHtml: KaTeX's own output from escaped TeX, `trust` off
+      dangerouslySetInnerHTML={{ __html: render(tex, display) }}
+    />
+  );
 });
