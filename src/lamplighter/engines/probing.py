@@ -17,6 +17,9 @@ _clients: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClien
 _LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=0)
 """No connection is kept: a health check that rides an old connection does not prove that new ones are accepted."""
 
+_NEVER_LONGER = 60.0
+"""Seconds; the caller's own limit is always shorter."""
+
 
 async def get(endpoint: Endpoint, path: str, *, timeout: float) -> httpx.Response | Probe:
     """The answer, or a DOWN probe that says why there is none. `timeout`: seconds for the whole of it."""
@@ -39,5 +42,5 @@ def _client() -> httpx.AsyncClient:
     if client is None:
         trust = ssl.create_default_context()
         trust.load_verify_locations(certifi.where())
-        client = _clients[loop] = httpx.AsyncClient(verify=trust, limits=_LIMITS, timeout=None, trust_env=False)
+        client = _clients[loop] = httpx.AsyncClient(verify=trust, limits=_LIMITS, timeout=_NEVER_LONGER, trust_env=False)
     return client

@@ -19,7 +19,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,7 +48,11 @@ class Spec:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """The spec in `folder`; None when there is none or it was only half written."""
-        return _read(cls, folder / SPEC)
+        raw = _read(folder / SPEC)
+        try:
+            return cls(**raw) if raw is not None else None
+        except TypeError:
+            return None
 
     def write(self, folder: Path) -> None:
         """Raises OSError."""
@@ -86,27 +90,26 @@ class ProcessState:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """The state in `folder`; None when nothing (readable) was written yet."""
-        state = _read(cls, folder / STATE)
-        if state is None:
-            return None
+        raw = _read(folder / STATE)
         try:
-            stages = tuple(StageState(**stage) for stage in state.stages)  # type: ignore[arg-type]  # still the raw mappings
-        except TypeError:
+            if raw is None:
+                return None
+            stages = tuple(StageState(**stage) for stage in raw.pop("stages"))
+            return cls(**raw, stages=stages)
+        except (TypeError, KeyError):
             return None
-        return replace(state, stages=stages)
 
     def write(self, folder: Path) -> None:
         """Raises OSError."""
         replace_file(folder / STATE, json.dumps({"version": _VERSION, **asdict(self)}))
 
 
-def _read(cls: type[Any], path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any] | None:
+    """The object in `path` without its version; None for anything that this version did not write whole."""
     try:
         raw = json.loads(path.read_bytes())
-        if raw.pop("version") != _VERSION:
-            return None
-        return cls(**raw)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return raw if isinstance(raw, dict) and raw.pop("version", None) == _VERSION else None
+    except (OSError, ValueError):
         return None
 
 

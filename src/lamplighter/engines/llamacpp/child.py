@@ -70,7 +70,8 @@ def _import() -> ModuleType:
         raise Failure(
             WakeFailure.ENGINE_MISSING, f"The embedded engine cannot be loaded: {missing} is missing on this machine."
         ) from error
-    return xllamacpp
+    module: ModuleType = xllamacpp
+    return module
 
 
 def _check(path: Path, xlc: ModuleType, *, context: int, slots: int, gpu: bool) -> tuple[int, int]:

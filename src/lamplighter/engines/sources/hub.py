@@ -150,7 +150,7 @@ def _files(api: HfApi, source: Source) -> dict[str, _File]:
 
 def _fetch_file(api: HfApi, http: httpx.Client, source: Source, file: _File, path: Path, progress: Progress) -> None:
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in its __all__
 
     url = hf_hub_url(source.repo, file.name, endpoint=api.endpoint)
     headers = build_hf_headers(token=api.token, library_name="lamplighter")

@@ -134,8 +134,7 @@ def _find(http: httpx.Client, wheel: Wheel, configured: IndexSettings) -> str:
 
 
 def _pages(wheel: Wheel, configured: IndexSettings) -> Iterable[str]:
-    for link in configured.links:
-        yield link
+    yield from configured.links
     for index in configured.indexes:
         yield f"{index.rstrip('/')}/{wheel.project}/"
 

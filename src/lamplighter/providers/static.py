@@ -1,0 +1,48 @@
+"""The provider kind `static`: a server that somebody else keeps running. There is nothing to scale and one thing to observe."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lamplighter.config import ModelConfig, StaticPool
+from lamplighter.config.secrets import resolve
+from lamplighter.core.endpoint import Endpoint
+from lamplighter.core.errors import ConfigError, ProviderError
+from lamplighter.providers.base import Desired, Observation, Presence
+
+HANDLE = "static"
+
+
+class StaticProvider:
+    """One always-on server, for all models of its pool. `models` is asked at every look."""
+
+    stages: tuple[str, ...] = ()
+
+    def __init__(self, pool: str, config: StaticPool, *, models: Callable[[], Mapping[str, ModelConfig]]) -> None:
+        self._pool = pool
+        self._config = config
+        self._models = models
+
+    async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
+        """Nothing: it is always there, and not ours to end."""
+
+    async def observe(self) -> Sequence[Observation]:
+        """The server, said to run; whether it does is for its engine's health check. Raises ProviderError when its key cannot be had."""
+        names = tuple(sorted(name for name, model in self._models().items() if model.pool == self._pool))
+        return [Observation(HANDLE, names, Presence.RUNNING, endpoint=self._endpoint())]
+
+    async def renew(self) -> None:
+        """Nothing: it has no lease."""
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def _endpoint(self) -> Endpoint:
+        """Made anew each time, so that a rotated secret counts at once."""
+        if self._config.key is None:
+            return Endpoint(self._config.url)
+        try:
+            return Endpoint(self._config.url, resolve(self._config.key, where=f"pools.{self._pool}.key"))
+        except ConfigError as error:
+            raise ProviderError(
+                f"The key of pool {self._pool!r} cannot be had: {error.message}.",
+                next_step=error.next_step or "Correct pools.*.key.",
+            ) from error
