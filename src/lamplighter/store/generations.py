@@ -65,8 +65,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A new question. `chat_id` None: in a new chat, with `title` and `system`. `parent_id`: the answer (or, for an edit, whatever the
-    edited question answers to) that it follows; None: it begins the chat."""
+    """A new question.
+
+    `chat_id` None: in a new chat, with `title` and `system`. `parent_id`: the answer that it follows (for an edit: the one that the
+    edited question follows); None: it begins the chat.
+    """
 
     chat_id: str | None
     parent_id: str | None
