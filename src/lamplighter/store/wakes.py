@@ -174,13 +174,13 @@ async def forgive(store: Store, models: Sequence[str]) -> None:
         await connection.execute(update(wakes).where(where).values(retry_at=None))
 
 
-async def under_way(store: Store) -> list[Wake]:
-    """Every wake that has not ended."""
+async def under_way(store: Store, *, pool: str | None = None) -> list[Wake]:
+    """Every wake that has not ended, of one pool or of all, oldest first."""
+    query = select(wakes).where(wakes.c.outcome.is_(None)).order_by(wakes.c.started_at, wakes.c.id)
+    if pool is not None:
+        query = query.where(wakes.c.pool == pool)
     async with store.read() as connection:
-        return [
-            _wake(row)
-            for row in await connection.execute(select(wakes).where(wakes.c.outcome.is_(None)).order_by(wakes.c.started_at))
-        ]
+        return [_wake(row) for row in await connection.execute(query)]
 
 
 async def latest(store: Store, *, pool: str | None = None) -> dict[tuple[str, str], Wake]:

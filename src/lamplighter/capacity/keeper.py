@@ -1,0 +1,200 @@
+"""The control plane's process: leads by numbered terms, runs every pool's loop while it leads, and ends what it owns when told.
+
+Not responsible for a pool's rounds (`pool`) nor for when they are due (`loop`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+
+import structlog
+
+from lamplighter.capacity.loop import PoolLoop
+from lamplighter.capacity.orphans import Orphans
+from lamplighter.capacity.pool import PoolKeeper
+from lamplighter.config import Config
+from lamplighter.core.clock import Clock
+from lamplighter.core.errors import LamplighterError, StaleTerm, StoreError
+from lamplighter.engines.base import Engine
+from lamplighter.observability.metrics import Metrics
+from lamplighter.providers.base import Provider
+from lamplighter.store import demand, leases, replicas, wakes
+from lamplighter.store.leases import KEEPER
+from lamplighter.store.store import Store
+
+_log = structlog.get_logger(__name__)
+
+LEASE_TTL = 15.0
+"""Seconds for which a keeper leads without renewing."""
+RENEW_EVERY = LEASE_TTL / 3
+TRY_EVERY = 2.0
+"""Seconds between tries to lead while another does."""
+SWEEP_EVERY = 3600.0
+END_LIMIT = 10.0
+"""Seconds that `shutdown` waits for replicas to be gone."""
+
+
+class _Ending(Exception):
+    """Shutdown was asked."""
+
+
+class Keeper:
+    """One process's keeper. `run` until it is cancelled or `shutdown` is called; then `shutdown` once.
+
+    `providers`: by pool name; a pool without one is not kept. `engines`: by kind. `holder`: this process's name in the lease.
+    `force_lead`: take the leadership over at once. Only for a process with proof that the former holder is dead: the owner of the data
+    folder's lock.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        providers: Mapping[str, Provider],
+        engines: Mapping[str, Engine],
+        *,
+        holder: str,
+        force_lead: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.term: int | None = None
+        """The term in which it leads; None while it does not."""
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._providers = providers
+        self._engines = engines
+        self._holder = holder
+        self._force = force_lead
+        self._metrics = metrics or Metrics(process=False)
+        self._pools: dict[str, PoolKeeper] = {}
+        self._orphans: Orphans | None = None
+        self._ending = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Lead when nobody else does, and keep every pool while leading; until cancelled, or `shutdown`."""
+        self._ended.clear()
+        try:
+            while not self._ending.is_set():
+                if await self._lead():
+                    await self._keep()
+                else:
+                    await self._clock.wait(self._ending, TRY_EVERY)
+        finally:
+            self._ended.set()
+
+    async def step(self) -> bool:
+        """Lead if possible, and one round of every pool; whether anything changed. For tests and for tools that take one look.
+
+        The first exception of a pool is raised, after every pool had its round.
+        """
+        if self.term is None and not await self._lead():
+            return False
+        assert self._orphans is not None  # noqa: S101 - leading made it
+        rounds = [pool.step() for pool in self._pools.values()]
+        results = await asyncio.gather(*rounds, self._orphans.step(), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return any(results)
+
+    async def shutdown(self, *, end: bool) -> bool:
+        """Stop keeping, and give the leadership up. `end`: also end every replica, without waiting for what runs on it.
+
+        True when nothing of ours is left running, or nothing was to be ended. Waits at most `END_LIMIT` seconds for a pool; what is not gone
+        then ends itself when its lease runs out. Without `end` everything runs on, for the next keeper to adopt.
+        """
+        self._ending.set()
+        await self._ended.wait()
+        if self.term is None:
+            return not end
+        gone = True
+        if end:
+            for result in await asyncio.gather(*(p.end(END_LIMIT) for p in self._pools.values()), return_exceptions=True):
+                if isinstance(result, BaseException):
+                    _log.error("a pool could not be ended", error=str(result) or type(result).__name__)
+                gone = gone and result is True
+        term, self.term = self.term, None
+        self._metrics.keeper_leads.labels().set(0)
+        try:
+            await leases.release(self._store, KEEPER, term=term)
+        except StoreError as error:
+            _log.warning("the leadership could not be released; it runs out", error=str(error))
+        return gone
+
+    # --- leading ------------------------------------------------------------------------------------------------------------------------
+
+    async def _lead(self) -> bool:
+        """Take the leadership if it is free."""
+        try:
+            term = await leases.acquire(self._store, KEEPER, self._holder, ttl=LEASE_TTL, force=self._force)
+        except StoreError as error:
+            _log.warning("the leadership cannot be had", error=str(error))
+            return False
+        if term is None:
+            return False
+        _log.info("leading", term=term, holder=self._holder)
+        self.term = term
+        self._metrics.keeper_leads.labels().set(1)
+        self._pools = {
+            name: PoolKeeper(name, self._config, self._store, provider, self._engines, self._metrics, term)
+            for name, provider in self._providers.items()
+        }
+        self._orphans = Orphans(self._store, frozenset(self._providers), term)
+        return True
+
+    async def _keep(self) -> None:
+        """Everything that runs while this process leads; returns when it leads no longer, or shutdown was asked."""
+        assert self.term is not None  # noqa: S101 - only called after `_lead`
+        assert self._orphans is not None  # noqa: S101 - likewise
+        loops = [PoolLoop(pool, self._providers[name], self._store, self._config.keeper) for name, pool in self._pools.items()]
+        work: list[Awaitable[None]] = [self._renew(self.term), self._until_ending(), self._sweep(), self._orphans.run()]
+        for loop in loops:
+            work += [loop.run(), loop.renew()]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one in work:
+                    group.create_task(_awaited(one))
+        except* _Ending:
+            pass
+        except* StaleTerm as stale:
+            _log.warning("another keeper leads", error=str(stale.exceptions[0]))
+            self.term = None
+            self._metrics.keeper_leads.labels().set(0)
+
+    async def _until_ending(self) -> None:
+        await self._ending.wait()
+        raise _Ending
+
+    async def _renew(self, term: int) -> None:
+        """Keep the lease; raises StaleTerm when it is lost, or could not be renewed for as long as it lasts."""
+        renewed = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(RENEW_EVERY)
+            try:
+                if not await leases.renew(self._store, KEEPER, term=term, ttl=LEASE_TTL):
+                    raise StaleTerm(f"term {term} is over")
+                renewed = self._clock.monotonic()
+            except StaleTerm:
+                raise
+            except StoreError as error:
+                _log.warning("the leadership could not be renewed", error=str(error))
+                if self._clock.monotonic() - renewed >= LEASE_TTL:
+                    raise StaleTerm(f"term {term} could not be renewed for {LEASE_TTL:g} s") from error
+
+    async def _sweep(self) -> None:
+        """Forget what is old, now and every hour."""
+        while True:
+            try:
+                await demand.sweep(self._store)
+                await wakes.sweep(self._store)
+                await replicas.sweep(self._store)
+            except LamplighterError as error:
+                _log.warning("old rows could not be removed", error=str(error))
+            await self._clock.sleep(SWEEP_EVERY)
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work

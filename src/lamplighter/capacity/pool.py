@@ -1,0 +1,348 @@
+"""One round of keeping one pool: observe, probe, conclude, decide, act.
+
+Not responsible for when a round is due (`loop`), for leading (`keeper`), nor for the decisions themselves (`reconcile` and `plan`, both pure).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+import structlog
+
+from lamplighter.capacity.plan import Action, Kind, PoolView, ReplicaView, Window, needed, plan
+from lamplighter.capacity.policy import policy_of
+from lamplighter.capacity.prober import Prober
+from lamplighter.capacity.reconcile import bind, current_stage, transition
+from lamplighter.capacity.wakebook import Wakebook
+from lamplighter.config import Config, ModelConfig
+from lamplighter.core.clock import within
+from lamplighter.core.errors import ProviderError
+from lamplighter.core.reasons import StopReason, WakeFailure
+from lamplighter.core.states import HOLDING, WAKING, ReplicaState
+from lamplighter.engines.base import Engine, Probe
+from lamplighter.observability.metrics import Metrics
+from lamplighter.providers.base import Desired, Observation, Provider
+from lamplighter.store import demand as demand_store
+from lamplighter.store import overlay, replicas, wakes
+from lamplighter.store.demand import GATEWAY_TTL, Demand
+from lamplighter.store.replicas import Replica
+from lamplighter.store.store import Store
+from lamplighter.store.wakes import Wake
+
+_log = structlog.get_logger(__name__)
+S = ReplicaState
+
+CALL_LIMIT = 20.0
+"""Seconds after which a provider's call is abandoned: the contract says that it returns at once."""
+ENDING_PAUSE = 0.05
+"""Seconds between looks while everything ends."""
+_DOOMED = frozenset({S.FAILED, S.STOPPING, S.LOST})
+
+
+class PoolKeeper:
+    """The keeper of the pool `name` during one term. Everything it remembers can be lost: the store and the provider know the rest."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        store: Store,
+        provider: Provider,
+        engines: Mapping[str, Engine],
+        metrics: Metrics,
+        term: int,
+    ) -> None:
+        self.name = name
+        self.models: Mapping[str, ModelConfig] = {}
+        """Those of this pool, as of the last round."""
+        self.rows: list[Replica] = []
+        """What is not gone, as of the last round."""
+        self.retry_at: float | None = None
+        """When a failed wake that somebody still waits for is tried again."""
+        self.policy = policy_of(config.pools[name], config.keeper)
+        self._config = config
+        self._store = store
+        self._clock = store.clock
+        self._provider = provider
+        self._metrics = metrics
+        self._term = term
+        self._prober = Prober(engines, config.keeper, store.clock)
+        self._wakebook = Wakebook(store, name, provider.stages, term, config.keeper, metrics)
+        self._built: dict[str, Mapping[str, object]] = {}
+        self._windows: dict[str, Window] = {}
+        self._left: set[str] = set()
+        self._log = _log.bind(pool=name)
+
+    # --- one round ----------------------------------------------------------------------------------------------------------------------
+
+    async def step(self, urgent: Collection[str] = ()) -> bool:
+        """One round; whether it changed anything. `urgent`: replicas to probe at once.
+
+        Raises StaleTerm, StoreError, ProviderError, or TimeoutError when the provider does not return.
+        """
+        began = self._clock.monotonic()
+        await self._load_models()
+        observations = await within(self._clock, self._provider.observe(), CALL_LIMIT)
+        rows = await replicas.living(self._store, pool=self.name)
+        rows, seen = await self._bind(rows, observations)
+        probes = await self._prober.round(rows, seen, self.models, urgent)
+        rows, fallen, changed = await self._conclude(rows, seen, probes)
+        await self._wakebook.follow(await self._under_way(), rows, seen, fallen)
+        changed |= await self._decide(rows)
+        self.rows = await replicas.living(self._store, pool=self.name)
+        self._built = {row.id: self._built[row.id] for row in self.rows if row.id in self._built}
+        changed |= await self._apply(seen)
+        self._measure(self._clock.monotonic() - began)
+        return changed
+
+    async def _under_way(self) -> list[Wake]:
+        return await wakes.under_way(self._store, pool=self.name)
+
+    async def _load_models(self) -> None:
+        """The models of this pool. What failed with other settings may be tried again at once."""
+        models = {
+            name: model for name, model in (await overlay.effective(self._store, self._config)).items() if model.pool == self.name
+        }
+        altered = [name for name in models if self.models.get(name) != models[name]]
+        if altered:
+            await wakes.forgive(self._store, altered)
+        self.models = models
+
+    async def _bind(
+        self, rows: Sequence[Replica], observations: Sequence[Observation]
+    ) -> tuple[list[Replica], dict[str, Observation]]:
+        """Match rows and observations, adopt what is ours and unknown, and write what was learned."""
+        binding = bind(rows, observations)
+        found, seen = list(rows), dict(binding.seen)
+        for observation in binding.strangers:
+            row = await self._adopt(observation)
+            if row is not None:
+                found.append(row)
+                seen[row.id] = observation
+        learned = False
+        for row in found:
+            if row.id in seen:
+                learned |= await self._learn(row, seen[row.id])
+        return (await replicas.living(self._store, pool=self.name) if learned else found), seen
+
+    async def _adopt(self, observation: Observation) -> Replica | None:
+        """A row for a replica of ours that the store does not know: a crash of ours, or a store that was lost."""
+        models = tuple(self.models) if not self.policy.elastic else observation.models
+        if not models:
+            return None
+        known = any(model in self.models for model in models)
+        if not known and not await replicas.remembers(self._store):
+            # Nothing is ended on the word of a store that knows nothing: it may be new, or restored.
+            if observation.handle not in self._left:
+                self._left.add(observation.handle)
+                self._log.warning(
+                    "a replica of ours is left alone: no model owns it, and the store is empty", handle=observation.handle
+                )
+            return None
+        self._log.info("adopted", handle=observation.handle, models=list(models), owned=known)
+        return await replicas.launch(self._store, pool=self.name, models=models, term=self._term, handle=observation.handle)
+
+    async def _learn(self, row: Replica, observation: Observation) -> bool:
+        """Write what the observation adds to the row; whether there was anything."""
+        stage = current_stage(observation) if row.state in WAKING else None
+        models = tuple(self.models) if not self.policy.elastic and self.models else row.models
+        handle = observation.handle if row.handle != observation.handle else None
+        endpoint = observation.endpoint if row.endpoint != observation.endpoint else None
+        news = handle is not None or endpoint is not None or (stage is not None and stage != row.stage) or models != row.models
+        if news:
+            await replicas.describe(
+                self._store, row.id, term=self._term, handle=handle, stage=stage, endpoint=endpoint, models=models
+            )
+        return news
+
+    async def _conclude(
+        self, rows: Sequence[Replica], seen: Mapping[str, Observation], probes: Mapping[str, Probe]
+    ) -> tuple[list[Replica], list[Replica], bool]:
+        """Advance every replica as far as what is known carries it. The rows not gone, those that fell before they were ready, any change."""
+        alive: list[Replica] = []
+        fallen: list[Replica] = []
+        changed = False
+        for row in rows:
+            probe = probes.get(row.id)
+            if probe is not None and probe.context is not None and probe.context != row.context:
+                await replicas.describe(self._store, row.id, term=self._term, context=probe.context)
+            current = row
+            while (
+                change := transition(
+                    current, seen.get(row.id), probe, self.policy, self._clock.time(), misses=self._prober.misses.get(row.id, 0)
+                )
+            ) is not None:
+                before, changed = current, True
+                current = await replicas.advance(
+                    self._store, row.id, change.state, term=self._term, reason=change.reason, detail=change.detail
+                )
+                self._log.info(
+                    "replica",
+                    id=row.id,
+                    state=change.state.value,
+                    reason=change.reason and change.reason.value,
+                    detail=change.detail,
+                )
+                if before.state in WAKING and change.state in (S.FAILED, S.LOST):
+                    fallen.append(current)
+            if current.state is not S.GONE:
+                alive.append(current)
+        return alive, fallen, changed
+
+    async def _decide(self, rows: Sequence[Replica]) -> bool:
+        """Ask `plan` and write its decisions; whether there were any."""
+        demand = await demand_store.totals(self._store)
+        latest = {model: wake for (_, model), wake in (await wakes.latest(self._store, pool=self.name)).items()}
+        if not self.policy.elastic:
+            await self._tell_unreachable(rows, demand, latest)
+            return False
+        view = await self._view(rows, demand, latest)
+        actions = plan(view, demand, self.policy, self._clock.time())
+        begun: dict[str, Wake] = {}
+        for action in actions:
+            await self._act(action, latest, begun)
+        return bool(actions)
+
+    async def _view(self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake]) -> PoolView:
+        now = self._clock.time()
+        blocked = {
+            model: wake.retry_at for model, wake in latest.items() if wake.outcome == "failed" and wake.retry_at is not None
+        }
+        asked = [at for model, at in blocked.items() if at > now and needed(demand.get(model), self.policy, now)]
+        self.retry_at = min(asked, default=None)
+        for model in self.models:
+            count = max(needed(demand.get(model), self.policy, now), self.policy.min_replicas)
+            ready = sum(row.models == (model,) and row.state in HOLDING for row in rows)
+            # What was needed before this term began is not known: the present count stands for it.
+            window = self._windows.get(model) or Window().note(ready, now, self.policy.scale_down_after)
+            self._windows[model] = window.note(count, now, self.policy.scale_down_after)
+        return PoolView(
+            models=tuple(self.models),
+            replicas=tuple([await self._replica_view(row, demand) for row in rows]),
+            blocked_until=blocked,
+            waking=frozenset(wake.model for wake in await self._under_way()),
+            floors={model: window.most for model, window in self._windows.items()},
+        )
+
+    async def _replica_view(self, row: Replica, demand: Mapping[str, Demand]) -> ReplicaView:
+        model = row.models[0] if row.models else ""
+        config = self.models.get(model)
+        settings = _settings(config) if config is not None else {}
+        built = self._built.setdefault(row.id, settings)
+        return ReplicaView(
+            id=row.id,
+            model=model,
+            state=row.state,
+            since=row.since,
+            created_at=row.created_at,
+            ready_at=row.ready_at,
+            reason=row.reason,
+            owned=config is not None and built == settings,
+            drained=row.state is S.DRAINING and await replicas.drained(self._store, row, gateway_ttl=GATEWAY_TTL),
+            load=demand[model].loads.get(row.id, 0) if model in demand else 0,
+        )
+
+    async def _act(self, action: Action, latest: Mapping[str, Wake], begun: dict[str, Wake]) -> None:
+        self._log.info(
+            "decided", action=action.kind.name.lower(), model=action.model, reason=action.reason and action.reason.value
+        )
+        if action.kind is Kind.LAUNCH:
+            if action.model not in begun:
+                begun[action.model] = await self._wakebook.begin(action.model, latest.get(action.model))
+            row = await replicas.launch(
+                self._store, pool=self.name, models=(action.model,), term=self._term, wake_id=begun[action.model].id
+            )
+            self._built[row.id] = _settings(self.models[action.model])
+            return
+        to = {Kind.DRAIN: S.DRAINING, Kind.UNDRAIN: S.READY, Kind.STOP: S.STOPPING}[action.kind]
+        await replicas.advance(self._store, action.replica, to, term=self._term, reason=action.reason)
+
+    async def _apply(self, seen: Mapping[str, Observation]) -> bool:
+        """Ask the provider for what the rows say, if there is anything to launch or to end."""
+        launching = [row for row in self.rows if row.state is S.LAUNCHING and row.handle is None]
+        doomed = {row.handle for row in self.rows if row.state in _DOOMED and row.handle is not None and row.id in seen}
+        if not self.policy.elastic or not (launching or doomed):
+            return False
+        staying = (row for row in self.rows if row.state in HOLDING - _DOOMED)
+        desired = Counter(model for row in staying for model in row.models if model in self.models)
+        try:
+            await within(self._clock, self._provider.scale(Desired(dict(desired)), frozenset(doomed)), CALL_LIMIT)
+        except ProviderError as error:
+            for row in launching:  # nothing of theirs exists: the wake has failed, and says why
+                await replicas.advance(self._store, row.id, S.FAILED, term=self._term, reason=error.reason, detail=error.message)
+            self._log.warning("the provider refused", error=error.message)
+            return bool(launching)
+        return bool(launching)
+
+    # --- telling those who wait ---------------------------------------------------------------------------------------------------------
+
+    async def _tell_unreachable(self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake]) -> None:
+        """Always-on capacity that does not answer: whoever asks is told, by a failed wake that counts the health checks in a row."""
+        for row in rows:
+            misses = self._prober.misses.get(row.id, 0)
+            if row.state is S.READY or misses < self.policy.unreachable_after:
+                continue
+            probe = self._prober.last.get(row.id)
+            reason = (probe.reason if probe else None) or WakeFailure.UNREACHABLE
+            for model in row.models:
+                if model in self.models and self._may_be_told(demand.get(model), latest.get(model)):
+                    await self._wakebook.record(model, reason, probe.detail if probe else None, attempt=misses)
+
+    async def refuse(self, reason: WakeFailure, detail: str) -> None:
+        """The provider cannot even be observed: whoever waits for a model of this pool that is not ready is told. Raises StoreError."""
+        demand = await demand_store.totals(self._store)
+        latest = await wakes.latest(self._store, pool=self.name)
+        rows = await replicas.living(self._store, pool=self.name)
+        served = {model for row in rows if row.state in HOLDING - _DOOMED for model in row.models}
+        for model in self.models.keys() - (served if self.policy.elastic else set()):
+            if self._may_be_told(demand.get(model), latest.get((self.name, model))):
+                await self._wakebook.record(model, reason, detail)
+
+    def _may_be_told(self, demand: Demand | None, latest: Wake | None) -> bool:
+        """Whether somebody asks, and the last failure's pause is over."""
+        now = self._clock.time()
+        if not needed(demand, self.policy, now):
+            return False
+        return latest is None or latest.outcome != "failed" or latest.retry_at is None or latest.retry_at <= now
+
+    # --- the end ------------------------------------------------------------------------------------------------------------------------
+
+    async def end(self, limit: float) -> bool:
+        """End every replica of this pool, without waiting for what runs on it; True when all were gone within `limit` seconds."""
+        if not self.policy.elastic:
+            return True
+        until = self._clock.monotonic() + limit
+        while True:
+            observations = await within(self._clock, self._provider.observe(), CALL_LIMIT)
+            rows, seen = await self._bind(await replicas.living(self._store, pool=self.name), observations)
+            for row in rows:
+                await self._end(row)
+            self.rows = await replicas.living(self._store, pool=self.name)
+            rows, _, _ = await self._conclude(self.rows, seen, {})
+            self.rows = rows
+            if not rows:
+                break
+            if self._clock.monotonic() >= until:
+                self._log.warning("replicas are still ending; their leases end them", count=len(rows))
+                return False
+            await self._apply(seen)
+            await self._clock.sleep(ENDING_PAUSE)
+        await self._wakebook.follow(await self._under_way(), [], {}, [])
+        self._measure(0.0)
+        return True
+
+    async def _end(self, row: Replica) -> None:
+        if row.state is S.READY:
+            await replicas.advance(self._store, row.id, S.DRAINING, term=self._term, reason=StopReason.SHUTDOWN)
+        if row.state not in (S.STOPPING, S.GONE):
+            await replicas.advance(self._store, row.id, S.STOPPING, term=self._term, reason=StopReason.SHUTDOWN)
+
+    def _measure(self, seconds: float) -> None:
+        counts = Counter(row.state for row in self.rows)
+        for state in HOLDING:
+            self._metrics.replicas.labels(self.name, state.value).set(counts.get(state, 0))
+        self._metrics.keeper_step_seconds.labels().observe(seconds)
+
+
+def _settings(model: ModelConfig) -> Mapping[str, object]:
+    """What a running replica depends on: a change of any of these asks for a new one."""
+    return model.model_dump(exclude={"while_waking", "pool"})
