@@ -1,0 +1,252 @@
+"""The gateway as one object: makes its parts, starts and ends them in order, and sends each request to the part that answers it.
+
+Not responsible for listening: `server.configure` says how, and the command line does it.
+"""
+
+import asyncio
+import ipaddress
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from lamplighter import __version__
+from lamplighter.config import Config
+from lamplighter.core.clock import Clock
+from lamplighter.core.errors import RequestError
+from lamplighter.core.ids import new_id
+from lamplighter.engines.base import Engine
+from lamplighter.gateway.auth import Keyring
+from lamplighter.gateway.control import build_control
+from lamplighter.gateway.demand import DemandReporter
+from lamplighter.gateway.inference import models
+from lamplighter.gateway.inference.dispatch import Dispatch
+from lamplighter.gateway.inference.http import InferenceApp, refuse
+from lamplighter.gateway.inference.local import LocalRelay
+from lamplighter.gateway.inference.request import PATHS
+from lamplighter.gateway.metering import Meter
+from lamplighter.gateway.page import build_page
+from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, send_json, valid_request_id
+from lamplighter.gateway.routing import Lanes
+from lamplighter.gateway.services import Services
+from lamplighter.gateway.upstream import Limits, Upstreams
+from lamplighter.gateway.view import View
+from lamplighter.gateway.wire import make_wire
+from lamplighter.observability.logging import AccessLog
+from lamplighter.observability.metrics import CONTENT_TYPE, Metrics
+from lamplighter.store.store import Store
+
+_FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip"})
+
+
+class Gateway:
+    """One gateway. `start` before the first request, `drain` and `stop` at the end; `asgi` is what the server runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        engines: Mapping[str, Engine],
+        *,
+        metrics: Metrics | None = None,
+        keyring: Keyring | None = None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        gateway = config.gateway
+        self.metrics = metrics or Metrics()
+        self._view = View(store, config, clock)
+        self._upstreams = Upstreams(
+            Limits(
+                connect=gateway.connect_timeout,
+                first_byte=gateway.first_byte_timeout,
+                idle_stream=gateway.idle_stream_timeout,
+                connections=gateway.max_upstream_connections,
+            ),
+            clock,
+        )
+        self._lanes = Lanes(config, engines, self._upstreams, clock)
+        gateway_id = new_id("gtw")
+        self._reporter = DemandReporter(store, clock, gateway_id, self._lanes, self._view)
+        self._lanes.reporter = self._reporter
+        self._view.listen(self._lanes.apply)
+        access = AccessLog(clock, format=config.log.format) if config.log.access else None
+        self._meter = Meter(self.metrics, access, clock)
+        self._dispatch = Dispatch(config, clock, self._lanes, self._meter, store.bus)
+        self.keyring = keyring or Keyring(store, clock)
+        self._inference = InferenceApp(self._dispatch, self.keyring)
+        self.services = Services(
+            config=config,
+            store=store,
+            clock=clock,
+            engines=engines,
+            view=self._view,
+            keyring=self.keyring,
+            relay=LocalRelay(self._dispatch),
+            metrics=self.metrics,
+            gateway_id=gateway_id,
+            started_at=clock.time(),
+        )
+        self.metrics.refreshers.append(self._refresh_gauges)
+        self._control = build_control(self.services)
+        self._page = build_page()
+        self._running = False
+
+    # -- life
+
+    async def start(self) -> None:
+        """Load the keys and the picture of the store, announce this gateway. Raises StoreError. Safe to call twice."""
+        if self._running:
+            return
+        self._running = True
+        await self.keyring.start()
+        await self._reporter.start()
+        await self._view.start()
+        await self._upstreams.start()
+        await self._control.start()
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new work, send away those who wait, and let running answers finish for up to `grace` seconds."""
+        self._dispatch.closing = True
+        for lane in self._lanes:
+            lane.closing = True
+            lane.notify()
+        deadline = self._clock.monotonic() + grace
+        await self._control.drain(grace)
+        while not all(lane.idle for lane in self._lanes) and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.05)
+
+    async def stop(self) -> None:
+        """End everything; answers that still run end with an error event. Safe to call twice."""
+        if not self._running:
+            return
+        self._running = False
+        self._dispatch.closing = True
+        await self._control.stop()
+        await self._upstreams.stop()
+        for _ in range(20):  # those whose engine was just taken away write their last words
+            if all(lane.idle for lane in self._lanes):
+                break
+            await asyncio.sleep(0.01)
+        await self._view.stop()
+        await self._reporter.stop()
+        await self.keyring.stop()
+        self._meter.close()
+
+    def assert_idle(self) -> None:
+        """Raises AssertionError naming the first count that is not zero. Nothing may be under way when it is called."""
+        for lane in self._lanes:
+            if not lane.idle or lane.loads or lane.waiting_since:
+                raise AssertionError(f"{lane.name}: {lane.queued} queued, {lane.in_flight} in flight, loads {lane.loads}")
+        for target in self._lanes.targets():
+            if target.in_flight:
+                raise AssertionError(f"{target.replica_id}: {target.in_flight} in flight")
+        busy, _ = self._upstreams.counts()
+        if busy:
+            raise AssertionError(f"{busy} connections to engines are busy")
+
+    # -- requests
+
+    async def asgi(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """The ASGI application."""
+        kind = scope["type"]
+        if kind == "http":
+            path = scope["path"]
+            route = PATHS.get(path)
+            if route is not None and scope["method"] == "POST":
+                await self._inference(route, scope, receive, send)
+            elif path.startswith("/v1") and (path == "/v1" or path[3] == "/"):
+                await self._v1(path, scope, receive, send)
+            elif path in {"/health", "/ready", "/metrics"}:
+                await self._operations(path, scope, receive, send)
+            elif path.startswith("/api/") or path == "/api":
+                await self._control(scope, receive, send)
+            else:
+                await self._page(scope, receive, send)
+        elif kind == "websocket":
+            await self._control(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _v1(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Everything under `/v1` that is not inference."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = valid_request_id(headers.get(b"x-request-id")) or f"req_{random.getrandbits(80):020x}"
+        try:
+            self.keyring.verify(headers.get(b"authorization"))
+            if path in PATHS:
+                models.check_method(scope["method"], "POST")
+            created, snapshot = int(self.services.started_at), self._view.snapshot
+            if path == "/v1/models":
+                models.check_method(scope["method"], "GET", "HEAD")
+                answer = models.listing(self._lanes, snapshot, created)
+            elif path.startswith(models.PREFIX):
+                models.check_method(scope["method"], "GET", "HEAD")
+                answer = models.one(path, self._lanes, snapshot, created)
+            else:
+                raise RequestError(
+                    f"There is no {path[:200]}.",
+                    status=404,
+                    code="unknown_url",
+                    next_step=f"There are: {', '.join([*PATHS, '/v1/models'])}.",
+                )
+        except RequestError as error:
+            await refuse(receive, send, error, request_id)
+            return
+        wire = make_wire(scope, receive, send)
+        send_json(wire, answer, headers=[(b"x-request-id", request_id.encode())])
+        await wire.aclose()
+
+    async def _operations(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            models.check_method(scope["method"], "GET", "HEAD")
+            if path == "/metrics":
+                if not (self._config.server.metrics_without_key or _from_here(scope, headers)):
+                    self.keyring.verify(headers.get(b"authorization"))
+                body, fields, status = self.metrics.render(), [(b"content-type", CONTENT_TYPE.encode()), NOSNIFF, NO_STORE], 200
+            elif path == "/health":
+                body, fields, status = b'{"status":"ok","version":"%b"}' % __version__.encode(), JSON_HEADERS, 200
+            elif self._running and self._view.fresh and not self._dispatch.closing:
+                body, fields, status = b'{"status":"ready"}', JSON_HEADERS, 200
+            else:
+                why = "stopping" if self._dispatch.closing else "the store does not answer"
+                body, fields, status = b'{"status":"not ready","reason":"%b"}' % why.encode(), JSON_HEADERS, 503
+        except RequestError as error:
+            await refuse(receive, send, error, "-")
+            return
+        wire = make_wire(scope, receive, send)
+        wire.start(status, fields, length=len(body))
+        wire.finish(body)
+        await wire.aclose()
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _refresh_gauges(self) -> None:
+        metrics = self.metrics
+        metrics.in_flight.replace({(lane.name,): lane.in_flight for lane in self._lanes})
+        metrics.held.replace({(lane.name,): lane.queued for lane in self._lanes})
+        busy, idle = self._upstreams.counts()
+        metrics.connections.replace({("busy",): busy, ("idle",): idle})
+
+
+def _from_here(scope: dict[str, Any], headers: dict[bytes, bytes]) -> bool:
+    """Whether the client is on this machine itself, and not a proxy on it that speaks for others."""
+    client = scope.get("client")
+    if not client or _FORWARDED & headers.keys():
+        return False
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

@@ -1,0 +1,215 @@
+"""One request's way to an engine: which lane, hold, target, connection, retries. Both the HTTP routes and the chat page go through here.
+
+Not responsible for how the answer reaches whoever asked: `http` and `local` read it from the `Call`.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+from lamplighter.config import Config
+from lamplighter.core.clock import Clock
+from lamplighter.core.errors import RequestError
+from lamplighter.gateway import hold
+from lamplighter.gateway.inference import faults
+from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
+from lamplighter.gateway.metering import Meter, Record
+from lamplighter.gateway.relay import WakeMode
+from lamplighter.gateway.routing import Lane, Lanes, Target
+from lamplighter.gateway.upstream import Cause, Connection, Head, UpstreamFailure
+from lamplighter.store.bus import Bus, Topic
+
+BACKOFF = 0.1
+"""Seconds before the first retry of an answer that said 502, 503 or 504; doubles."""
+_RETRIED = frozenset({502, 503, 504})
+_WANTED_AT_LEAST = 300.0
+"""Seconds for which a model that another one stood in for is wanted, unless its pool's boot deadline is longer."""
+
+
+class Call:
+    """One request on its way. `open` it, read from `connection` when the head has no body, and always `close` it."""
+
+    __slots__ = ("_body", "_dispatch", "_target", "connection", "lane", "on_silence", "record", "request", "stood_in_for")
+
+    def __init__(
+        self, dispatch: "Dispatch", lane: Lane, request: InferenceRequest, record: Record, stood_in_for: str | None
+    ) -> None:
+        self._dispatch = dispatch
+        self._target: Target | None = None
+        self._body = b""
+        self.lane = lane
+        self.request = request
+        self.record = record
+        self.stood_in_for = stood_in_for
+        """The model that was asked for, when `lane` answers in its place."""
+        self.connection: Connection | None = None
+        self.on_silence: Callable[[float], None] | None = None
+        """Called every second or so with the seconds for which the engine has been silent."""
+
+    async def open(self, on_beat: hold.OnBeat | None) -> Head:
+        """Wait for an engine as long as it takes and is allowed, ask it, and give the answer's head. Raises RequestError.
+
+        A head with status 400 or above is given as it is only when trying again is of no use.
+        """
+        dispatch, lane = self._dispatch, self.lane
+        self._body = self.request.body(lane.upstream_model)
+        tries = 0
+        while True:
+            target = lane.pick()
+            if target is None:
+                await self._hold(on_beat)
+                continue
+            error: RequestError
+            try:
+                head = await self._ask(target)
+            except UpstreamFailure as failure:
+                error = faults.from_failure(failure, lane)
+                dispatch.failed(lane, target, failure)
+                again = failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received)
+                if lane.static and failure.cause is Cause.CONNECT and lane.pick() is None:
+                    again = False  # nothing will wake it: say so at once
+            else:
+                if head.status not in _RETRIED:
+                    return head
+                dispatch.meter.metrics.upstream_errors.labels(lane.name, "status").inc()
+                error, again = faults.from_answer(head, lane), True
+            self._release()
+            if not again or tries >= dispatch.config.gateway.retries:
+                raise error
+            tries += 1
+            dispatch.meter.metrics.retries.labels(lane.name).inc()
+            await dispatch.clock.sleep(BACKOFF * 2 ** (tries - 1))
+
+    async def _hold(self, on_beat: hold.OnBeat | None) -> None:
+        dispatch = self._dispatch
+        config = dispatch.config.gateway
+        limit = float(config.max_wait if self.request.stream else config.hold)
+        began = dispatch.clock.monotonic()
+        try:
+            await hold.hold(self.lane, config, dispatch.clock, began=self.record.began, limit=limit, on_beat=on_beat)
+        finally:
+            self.record.held = (self.record.held or 0.0) + dispatch.clock.monotonic() - began
+
+    async def _ask(self, target: Target) -> Head:
+        self.lane.begin(target)
+        self._target = target
+        upstream = target.upstream
+        head = upstream.head(UPSTREAM_PATHS[self.request.route], self.record.request_id, len(self._body))
+        connection = upstream.take() or await upstream.acquire()
+        while True:
+            self.connection = connection
+            connection.on_tick = self.on_silence
+            reused = connection.used > 0
+            try:
+                return await connection.ask(head, self._body)
+            except UpstreamFailure as failure:
+                if not reused or failure.received or failure.cause is not Cause.LOST:
+                    raise
+            # The engine had closed a connection that was kept: that is no failure of this request.
+            self.connection = None
+            connection.done()
+            connection = await upstream.acquire(fresh=True)
+
+    def _release(self) -> None:
+        if self.connection is not None:
+            self.connection.done()
+            self.connection = None
+        if self._target is not None:
+            target, self._target = self._target, None
+            self.lane.end(target)
+
+    def lost(self, failure: UpstreamFailure) -> None:
+        """Note that the answer broke off after its first byte."""
+        if self._target is not None:
+            self._dispatch.failed(self.lane, self._target, failure)
+
+    def close(self) -> None:
+        """The request is over, however: the engine's connection is kept or closed at once, the counts return. Safe to call twice."""
+        self._release()
+
+
+class Dispatch:
+    """Admits requests into lanes. `closing`: no new work."""
+
+    def __init__(self, config: Config, clock: Clock, lanes: Lanes, meter: Meter, bus: Bus) -> None:
+        self.config = config
+        self.clock = clock
+        self.lanes = lanes
+        self.meter = meter
+        self.closing = False
+        self._bus = bus
+
+    def admit(self, request: InferenceRequest, record: Record, wake: WakeMode | None) -> Call:
+        """The call for `request`. `wake`: what the client asked for; None: the model's habit. Raises RequestError."""
+        if self.closing:
+            raise hold.stopping()
+        lane = self.lanes.find(request.model)
+        if lane is None:
+            raise unknown_model(request.model, self.lanes.names())
+        record.model = lane.name
+        self._check_capability(lane, request)
+        if lane.pick() is not None:
+            return Call(self, lane, request, record, None)
+        if wake == "fail":
+            now = self.clock.time()
+            raise hold.refusal(lane, since=now, now=now) or hold.asleep(lane, now)
+        stand_in = lane.config.while_waking
+        if wake == "local" and stand_in is None:
+            raise RequestError(
+                f"The model `{lane.name}` has no `while_waking` model that could answer in its place.",
+                code="no_local_model",
+                param="Lamplighter-Wake",
+                next_step="Ask with `Lamplighter-Wake: wait`, or set the model's `while_waking`.",
+            )
+        if stand_in is None or wake == "wait":
+            return Call(self, lane, request, record, None)
+        other = self.lanes.find(stand_in)
+        if other is None:
+            raise unknown_model(stand_in, self.lanes.names())
+        self._check_capability(other, request)
+        self._want(lane)
+        record.model = other.name
+        return Call(self, other, request, record, lane.name)
+
+    def _want(self, lane: Lane) -> None:
+        pool = self.config.pools[lane.config.pool]
+        lasting = max(_WANTED_AT_LEAST, float(getattr(pool, "boot_deadline", 0.0)))
+        lane.want(self.clock.time() + lasting)
+
+    def _check_capability(self, lane: Lane, request: InferenceRequest) -> None:
+        if CAPABILITY[request.route] not in lane.capabilities:
+            able = ", ".join(sorted(capability.value for capability in lane.capabilities)) or "nothing"
+            raise RequestError(
+                f"The model `{lane.name}` does not serve {UPSTREAM_PATHS[request.route]}; it serves: {able}.",
+                code="unsupported_operation",
+                param="model",
+            )
+
+    def failed(self, lane: Lane, target: Target, failure: UpstreamFailure) -> None:
+        """An exchange with `target` failed: remember it, and let the keeper look when the engine may be dead."""
+        self.meter.metrics.upstream_errors.labels(lane.name, failure.cause.value).inc()
+        if failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received):
+            lane.exclude(target)
+        if failure.cause in {Cause.CONNECT, Cause.LOST, Cause.TIMEOUT}:
+            self._bus.publish(Topic.SUSPECT, target.replica_id)
+
+
+def parse_wake(value: bytes | None) -> WakeMode | None:
+    """The `Lamplighter-Wake` header's value. Raises RequestError 400."""
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip().lower()
+    if text in {"wait", "local", "fail"}:
+        return cast("WakeMode", text)
+    raise RequestError("The header Lamplighter-Wake must be wait, local or fail.", param="Lamplighter-Wake", code="invalid_value")
+
+
+def unknown_model(name: str, known: list[str]) -> RequestError:
+    """404 in OpenAI's words."""
+    shown = name if len(name) <= 128 else f"{name[:128]}..."
+    return RequestError(
+        f"The model `{shown}` does not exist.",
+        status=404,
+        code="model_not_found",
+        param="model",
+        next_step=f"There are: {', '.join(sorted(known)[:20])}." if known else "No model is configured.",
+    )

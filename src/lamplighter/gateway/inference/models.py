@@ -1,0 +1,53 @@
+"""`GET /v1/models` and `/v1/models/{id}`, served from the view: asking them never wakes a model."""
+
+from typing import Any
+
+from lamplighter.core.errors import RequestError
+from lamplighter.core.states import ReplicaState, pool_state
+from lamplighter.gateway.inference.dispatch import unknown_model
+from lamplighter.gateway.routing import Lanes
+from lamplighter.gateway.view import Snapshot
+
+PREFIX = "/v1/models/"
+
+
+def listing(lanes: Lanes, snapshot: Snapshot, created: int) -> dict[str, Any]:
+    """All models, in OpenAI's shape with what else we know of them. `created`: Unix seconds."""
+    return {"object": "list", "data": [_model(name, snapshot, created) for name in lanes.names()]}
+
+
+def one(path: str, lanes: Lanes, snapshot: Snapshot, created: int) -> dict[str, Any]:
+    """The model at the decoded `path` (`/v1/models/{id}`, the id may hold slashes). Raises RequestError 404."""
+    name = path[len(PREFIX) :]
+    if lanes.find(name) is None:
+        raise unknown_model(name, lanes.names())
+    return _model(name, snapshot, created)
+
+
+def check_method(method: str, *allowed: str) -> None:
+    """Raises RequestError 405 when `method` is none of `allowed`."""
+    if method not in allowed:
+        raise RequestError(
+            f"{method[:16]} is not possible here; use {' or '.join(allowed)}.",
+            status=405,
+            code="method_not_allowed",
+            headers=(("allow", ", ".join(allowed)),),
+        )
+
+
+def _model(name: str, snapshot: Snapshot, created: int) -> dict[str, Any]:
+    replicas = [replica for replica in snapshot.replicas if name in replica.models]
+    wake = snapshot.wake_of(name)
+    state = pool_state((replica.state for replica in replicas), failed=wake is not None and wake.outcome == "failed")
+    config = snapshot.models.get(name)
+    context = next((replica.context for replica in replicas if replica.state is ReplicaState.READY and replica.context), None)
+    if context is None and config is not None and config.engine == "llamacpp":
+        context = config.context
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "lamplighter",
+        "state": state.value,
+        "max_model_len": context,
+    }
