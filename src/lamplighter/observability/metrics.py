@@ -79,7 +79,7 @@ class Family(Generic[I]):
         self.help = help
         self.label_names = tuple(labels)
         self.children: dict[tuple[str, ...], I] = {}
-        self._make = make
+        self._make: Callable[[], I] = make
         if not labels:
             self.labels()  # a metric without labels exists from the start, at zero
 
