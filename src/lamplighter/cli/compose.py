@@ -19,7 +19,9 @@ from lamplighter.core.errors import StoreError
 from lamplighter.core.ids import new_id
 from lamplighter.engines.base import Engine
 from lamplighter.engines.catalogue import weak_note
-from lamplighter.engines import memory, registry
+from lamplighter.engines.llamacpp.engine import LlamaCpp
+from lamplighter.engines.openai import OpenAICompatible
+from lamplighter.engines import memory
 from lamplighter.gateway.app import Gateway
 from lamplighter.observability.metrics import Metrics
 from lamplighter.operations.datafolder import DataFolder
@@ -37,8 +39,8 @@ def engines() -> Mapping[str, Engine]:
     """Every kind of engine, by its name in the configuration."""
     from lamplighter.testing.provider import FakeEngineKind
 
-    fake = FakeEngineKind()
-    return {**registry.engines(), fake.kind: fake}
+    kinds: tuple[Engine, ...] = (LlamaCpp(), OpenAICompatible(), FakeEngineKind())
+    return {engine.kind: engine for engine in kinds}
 
 
 class LiveModels:

@@ -60,6 +60,8 @@ class Invocation:
         """Print `answer` as JSON when a program reads, else `text` for a person."""
         if self.json or text is None:
             print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
+        elif isinstance(text, str):  # as it is: Rich would turn tabs into spaces
+            print(text)
         else:
             console().print(text, soft_wrap=True)
 
@@ -87,9 +89,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
     """A table for a terminal; tab-separated lines with a header when standard output is none, so that `cut` and `awk` work."""
     listed = [list(row) for row in rows]
     if not sys.stdout.isatty():
-        from rich.text import Text
-
-        return Text("\n".join("\t".join(row) for row in [list(columns), *listed]))
+        return "\n".join("\t".join(row) for row in [list(columns), *listed])
     from rich import box
     from rich.markup import escape
     from rich.table import Table

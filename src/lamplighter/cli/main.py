@@ -41,18 +41,23 @@ EXIT_CODES = {
 """What the exit statuses mean; `docs/reference/cli.md` is made from this."""
 
 
-@app.callback()
-def _everywhere(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    of(context).debug = debug
-    if show_version:
+def _print_version(value: bool) -> None:
+    if value:
         from lamplighter import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    of(context).debug = debug
 
 
 def main() -> NoReturn:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 
@@ -199,7 +200,9 @@ def _store(patient: _Patient) -> Iterator[Finding]:
         return
     broken = "Restore a backup, or move the file away to begin anew: keys and chats in it are lost then."
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+        # Without a write-ahead log nobody has it open: then not even SQLite's own side files need to be made.
+        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        connection = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=5)
         try:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             schema = connection.execute("SELECT version_num FROM alembic_version").fetchone()

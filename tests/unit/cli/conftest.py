@@ -29,7 +29,9 @@ class Api:
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
         self.asked.append((method, path, body))
-        found = self.answers.get(f"{method} {path.partition('?')[0]}", (404, {"error": {"message": f"no {path}", "code": "not_found"}}))
+        found = self.answers.get(
+            f"{method} {path.partition('?')[0]}", (404, {"error": {"message": f"no {path}", "code": "not_found"}})
+        )
         if isinstance(found, list):
             return found.pop(0) if len(found) > 1 else found[0]
         return found

@@ -47,7 +47,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["status", "--nonsense"], ["wake"], ["up", "--port", "many"], ["up", "--port", "70000"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["status", "--nonsense"], ["wake"], ["up", "--port", "many"], ["up", "--port", "70000"]]
+)
 def test_a_wrong_command_line_is_status_2(lamplighter: Run, folder: DataFolder, arguments: list[str]) -> None:
     """Scripts tell a typo from a failure."""
     answer = lamplighter(*arguments)

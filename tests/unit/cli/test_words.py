@@ -1,0 +1,61 @@
+"""How times, sizes and states read."""
+
+import pytest
+
+from lamplighter.cli.words import ago, doing, size, span
+from tests.unit.cli.conftest import model
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (-3, "0:00"), (9.6, "0:10"), (250, "4:10"), (3723, "1:02:03")])
+def test_spans(seconds: float, text: str) -> None:
+    """A countdown must not show 60 seconds, or less than none."""
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "just now"), (60, "1 minute ago"), (7300, "2 hours ago"), (90_000, "1 day ago")]
+)
+def test_ago(seconds: float, text: str) -> None:
+    """One unit is enough to judge by."""
+    assert ago(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (98_362_432, "98.4 MB"), (4_700_000_000, "4.7 GB"), (123e9, "123 GB")]
+)
+def test_sizes(count: float, text: str) -> None:
+    """Decimal units, as downloads are shown elsewhere."""
+    assert size(count) == text
+
+
+STAGES = [
+    {"name": "pull", "started_at": 990.0, "ended_at": 995.0, "progress": 1.0},
+    {"name": "load", "started_at": 995.0, "ended_at": None, "progress": 0.4},
+    {"name": "later", "started_at": None, "ended_at": None, "progress": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (model(), "asleep"),
+        (model(state="awake"), "awake"),
+        (model(state="awake", always_on=True), "always on"),
+        (model(state="awake", in_flight=1), "awake: 1 request"),
+        (model(state="awake", in_flight=1, queued=2), "awake: 3 requests"),
+        (model(state="awake", sleeping_at=1250.0), "awake, sleeps in 4:10"),
+        (model(state="waking"), "waking"),
+        (
+            model(state="waking", wake={"started_at": 990.0, "stages": STAGES, "eta": {"p50": 13.0}}),
+            "waking: load 40%, about 0:03 more",
+        ),
+        (model(state="waking", wake={"started_at": 990.0, "stages": STAGES, "eta": {"p50": 5.0}}), "waking: load 40%, for 0:10"),
+        (model(state="waking", wake={"started_at": 990.0, "stages": STAGES[2:], "eta": None}), "waking, for 0:10"),
+        (model(state="failed"), "failed"),
+        (model(state="failed", failure={"message": "Too big.", "retry_at": None}), "failed: Too big."),
+        (model(state="failed", failure={"message": "Offline.", "retry_at": 1005.0}), "failed: Offline. Tries again in 0:05."),
+    ],
+)
+def test_what_a_model_is_doing(status: dict[str, object], text: str) -> None:
+    """The one line by which a person judges what is going on; an exceeded estimate is never shown as negative."""
+    assert doing(status, 1000.0) == text
