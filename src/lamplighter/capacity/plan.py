@@ -16,6 +16,7 @@ S = ReplicaState
 COMING = frozenset({S.LAUNCHING, S.STARTING, S.PARKED})
 STAYING = frozenset({S.LAUNCHING, S.STARTING, S.PARKED, S.READY, S.UNREACHABLE})
 """Serves, or will."""
+_SERVING = frozenset({S.READY})
 ORDER_FRESH = 60.0
 """Seconds for which an order to sleep is followed although an answer ended after it: that answer was running when the order came."""
 REVOCABLE = frozenset({StopReason.IDLE, StopReason.ASKED, StopReason.SCALE_DOWN, StopReason.SWAP})
@@ -237,8 +238,8 @@ class _Planner:
                     self._stop(replica, StopReason.ASKED)
 
     def _sleep_the_idle(self) -> None:
-        spare = self._count_all(STAYING) - self.policy.min_replicas
-        for replica in sorted(self._in({S.READY}), key=lambda replica: replica.ready_at or 0.0):
+        spare = self._count_all(_SERVING) - self.policy.min_replicas
+        for replica in sorted(self._in(_SERVING), key=lambda replica: replica.ready_at or 0.0):
             demand = self.demand[replica.model]
             at = demand.sleeps_at(replica.ready_at, self.policy.sleep_after)
             if spare > 0 and at is not None and at <= self.now and not _wanted(demand, self.now):
@@ -259,7 +260,7 @@ class _Planner:
                     self._drain(replica, StopReason.SCALE_DOWN)
         excess = self._count_all(STAYING) - self.policy.max_replicas
         if excess > 0:
-            ready = sorted(self._in({S.READY}), key=lambda r: (self.shares[r.model] > 0, r.load, -(r.ready_at or 0.0), r.id))
+            ready = sorted(self._in(_SERVING), key=lambda r: (self.shares[r.model] > 0, r.load, -(r.ready_at or 0.0), r.id))
             for replica in ready[:excess]:
                 self._drain(replica, StopReason.SCALE_DOWN)
 
@@ -279,12 +280,12 @@ class _Planner:
         """The resident that is longest idle among those that may make room for `model`."""
         queued = self.demand[model].queued > 0
         found: list[tuple[int, float, str, ReplicaView]] = []
-        for replica in self._in({S.READY}):
+        for replica in self._in(_SERVING):
             other = self.demand[replica.model]
             if replica.model == model or self.now - (replica.ready_at or self.now) < self.policy.min_residency:
                 continue
             idle_since = max(other.last_ended_at or 0.0, replica.ready_at or 0.0)
-            surplus = self._count(replica.model, STAYING) > max(1, self.shares[replica.model])
+            surplus = self._count(replica.model, _SERVING) > max(1, self.shares[replica.model])
             idle = not other.requests and self.now - idle_since >= self.policy.swap_after
             # Keeping warm what nobody uses must not keep out somebody who waits; two that are merely wanted must not take turns.
             if surplus or (idle and (queued or not _wanted(other, self.now))):
@@ -349,7 +350,7 @@ class _Planner:
 
     def _spare(self, model: str) -> list[ReplicaView]:
         """Ready replicas of `model`, the least loaded first, of equals the youngest."""
-        ready = [r for r in self._in({S.READY}) if r.model == model]
+        ready = [r for r in self._in(_SERVING) if r.model == model]
         return sorted(ready, key=lambda r: (r.load, -(r.ready_at or 0.0), r.id))
 
     # --- acting -------------------------------------------------------------------------------------------------------------------------

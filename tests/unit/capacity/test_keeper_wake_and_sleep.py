@@ -1,6 +1,6 @@
 """Stories: demand wakes a model once, and it sleeps when nobody asks any more."""
 
-from tests.unit.capacity.world import tree, world
+from tests.unit.capacity.world import world
 
 
 async def test_a_request_wakes_and_idleness_sleeps() -> None:

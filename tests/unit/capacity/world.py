@@ -145,12 +145,15 @@ async def world(
     store = await Store.open(path, clock)
     config = config or tree({"cloud": {"sleep_after": "60s"}}, {"m": "cloud"})
     machines, metrics = Cloud(clock, **cloud), Metrics(process=False)
-    doctor = Doctor(clock, [machines])
+    doctor = Doctor(clock)
     providers: dict[str, Provider] = {}
     for name, pool in config.pools.items():
-        providers[name] = machines if name == "cloud" else FixedServer(clock) if pool.kind == "static" else Cloud(clock)
-        if isinstance(provider := providers[name], Cloud) and provider is not machines:
-            doctor.clouds.append(provider)
+        if pool.kind == "static":
+            providers[name] = FixedServer(clock)
+        else:
+            other = machines if name == "cloud" else Cloud(clock)
+            doctor.clouds.append(other)
+            providers[name] = other
     keeper = new_keeper(config, store, clock, providers, doctor, metrics)
     here = World(clock, store, config, machines, doctor, providers, keeper, metrics)
     if run:
