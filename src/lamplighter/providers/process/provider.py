@@ -76,12 +76,11 @@ class ProcessProvider:
 
     def _scale(self, desired: Desired, doomed: frozenset[str]) -> None:
         now = self._clock.time()
-        replicas = self._replicas()
         for handle in doomed:
             self._stillborn.pop(handle, None)
-        for replica in replicas:
+        self._reap()
+        for replica in self._replicas():
             if replica.spec.handle in doomed:
-                self._reap()
                 replica.doom(now)
         living: dict[str, int] = {}
         for seen in self._observe():
@@ -166,7 +165,8 @@ class ProcessProvider:
             ) from error
         found: list[Replica] = []
         for folder in folders:
-            replica = Replica.read(folder)
+            child = self._children.get(folder.name)
+            replica = Replica.read(folder, child.pid if child is not None else None)
             if replica is None:
                 self._clean_half_made(folder, now)
             elif replica.spec.installation == self._installation:

@@ -27,6 +27,8 @@ KILL_AFTER = 10.0
 ABANDONED_AFTER = 3600.0
 """Seconds after which the folder of a dead replica is deleted that no pool asked about."""
 _LOG_TAIL = 4096
+_SAME_TIME = 2.0
+"""Seconds between a process's begin and its first words that still count as the same; only where command lines are hidden."""
 _GIVEN_UP = "given up"
 _NOISE = ("Traceback", "  ", "\t", "^")
 
@@ -34,15 +36,16 @@ _NOISE = ("Traceback", "  ", "\t", "^")
 class Replica:
     """The replica in `folder`, as its files tell."""
 
-    def __init__(self, folder: Path, spec: Spec) -> None:
+    def __init__(self, folder: Path, spec: Spec, child: int | None = None) -> None:
         self.folder = folder
         self.spec = spec
+        self._child = child
 
     @classmethod
-    def read(cls, folder: Path) -> "Replica | None":
-        """None when the folder holds no readable spec: half made, or not ours."""
+    def read(cls, folder: Path, child: int | None = None) -> "Replica | None":
+        """None when the folder holds no readable spec: half made, or not ours. `child`: its pid, if the caller started it and did not reap it."""
         spec = Spec.read(folder)
-        return cls(folder, spec) if spec is not None and spec.handle == folder.name else None
+        return cls(folder, spec, child) if spec is not None and spec.handle == folder.name else None
 
     @classmethod
     def make(cls, folder: Path, spec: Spec, now: float) -> "Replica":
@@ -165,16 +168,19 @@ class Replica:
 
     def _process(self, state: ProcessState | None) -> psutil.Process | None:
         """Its living process. A pid alone proves nothing after a restart: the command line must carry our handle, or the times must agree."""
-        if state is None:
+        pid = state.pid if state is not None else self._child
+        if pid is None:
             return None
         try:
-            process = psutil.Process(state.pid)
+            process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return None
+            if pid == self._child:
+                return process  # not reaped, so its pid cannot have been given to another
             try:
                 ours = any(self.spec.handle in word for word in process.cmdline())
             except psutil.AccessDenied:
-                ours = abs(process.create_time() - state.create_time) < 2
+                ours = state is not None and abs(process.create_time() - state.create_time) < _SAME_TIME
             return process if ours else None
         except psutil.NoSuchProcess:
             return None
