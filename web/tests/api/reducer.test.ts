@@ -1,0 +1,87 @@
+import { describe, expect, it } from "vitest";
+import { applyEvent, applySnapshot, newGeneration } from "../../src/api/reducer";
+import type { GenerationEvent } from "../../src/api/types";
+import { aMessage, aWake } from "../fixtures";
+
+const fresh = () => newGeneration({ id: "gen_1", chatId: "cht_1", messageId: "msg_a", model: "small" });
+const delta = (seq: number, text: string): GenerationEvent => ({
+  generation_id: "gen_1",
+  seq,
+  kind: "delta",
+  data: { text },
+});
+
+describe("an answer's events", () => {
+  it("adds up deltas", () => {
+    /** Words would be missing or doubled in every answer. */
+    let [state] = applyEvent(fresh(), delta(1, "One "));
+    [state] = applyEvent(state, delta(2, "two"));
+    expect(state.text).toBe("One two");
+    expect(state.seq).toBe(2);
+  });
+
+  it("drops what was seen", () => {
+    /** After a reconnect the replayed words would appear twice. */
+    const [once] = applyEvent(fresh(), delta(1, "One "));
+    const [again, outcome] = applyEvent(once, delta(1, "One "));
+    expect(outcome).toBe("seen");
+    expect(again).toBe(once);
+  });
+
+  it("refuses a gap instead of joining the ends", () => {
+    /** A lost frame would silently remove words from the middle of an answer. */
+    const [once] = applyEvent(fresh(), delta(1, "One "));
+    const [after, outcome] = applyEvent(once, delta(3, "three"));
+    expect(outcome).toBe("gap");
+    expect(after.text).toBe("One ");
+  });
+
+  it("counts kinds it does not know", () => {
+    /** A newer server would freeze an older page: every later event would look like a gap. */
+    const unknown = {
+      generation_id: "gen_1",
+      seq: 1,
+      kind: "reasoning",
+      data: {},
+    } as unknown as GenerationEvent;
+    const [state, outcome] = applyEvent(fresh(), unknown);
+    expect([state.seq, outcome]).toEqual([1, "applied"]);
+  });
+
+  it("follows a wake to its end", () => {
+    /** The wake card would stay open over the finished wake, or forget how long it took. */
+    const wake = aWake();
+    let [state] = applyEvent(fresh(), { generation_id: "gen_1", seq: 1, kind: "wake", data: wake });
+    expect(state.wake).toEqual(wake);
+    [state] = applyEvent(state, { generation_id: "gen_1", seq: 2, kind: "wake", data: { woke_in: 1.4 } });
+    expect(state.wokeIn).toBe(1.4);
+  });
+
+  it("ends with the settled message", () => {
+    /** The Stop button would stay on a finished answer. */
+    const message = aMessage({ id: "msg_a", role: "assistant", content: "One" });
+    const [state] = applyEvent(
+      { ...fresh(), stopping: true },
+      { generation_id: "gen_1", seq: 1, kind: "done", data: { status: "cancelled", message } },
+    );
+    expect(state).toMatchObject({ status: "cancelled", stopping: false, message });
+  });
+});
+
+describe("a snapshot", () => {
+  const snapshot = { type: "snapshot", generation_id: "gen_1", seq: 40, text: "All of it" } as const;
+
+  it("replaces the text and moves on", () => {
+    /** When the server trimmed its log, a page opened late would show half an answer. */
+    const [state] = applyEvent(fresh(), delta(1, "All"));
+    const after = applySnapshot(state, snapshot);
+    expect([after.text, after.seq]).toEqual(["All of it", 40]);
+    expect(applyEvent(after, delta(41, "!"))[0].text).toBe("All of it!");
+  });
+
+  it("never goes back", () => {
+    /** A late snapshot would take words away from an answer that is further on. */
+    const ahead = { ...fresh(), seq: 50, text: "All of it and more" };
+    expect(applySnapshot(ahead, snapshot)).toBe(ahead);
+  });
+});
