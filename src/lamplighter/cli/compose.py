@@ -17,11 +17,11 @@ from lamplighter.config import Config, FakePool, ModelConfig, PoolConfig, Proces
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.core.errors import StoreError
 from lamplighter.core.ids import new_id
+from lamplighter.engines import memory
 from lamplighter.engines.base import Engine
 from lamplighter.engines.catalogue import weak_note
 from lamplighter.engines.llamacpp.engine import LlamaCpp
 from lamplighter.engines.openai import OpenAICompatible
-from lamplighter.engines import memory
 from lamplighter.gateway.app import Gateway
 from lamplighter.observability.metrics import Metrics
 from lamplighter.operations.datafolder import DataFolder
@@ -107,7 +107,7 @@ class Installation:
             )
             for name, pool in config.pools.items()
         }  # fmt: skip
-        self._gateway = Gateway(config=config, store=store, clock=clock, engines=self._kinds, metrics=self._metrics)
+        self._gateway = Gateway(config, store, clock, self._kinds, metrics=self._metrics)
         self._keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -40,16 +40,16 @@ def dev(
     `big` takes a slow wake of five stages, `quick` answers meanwhile. No GPU, no network, a data folder of its own."""
     invocation = of(context)
     config = configuration(speed=speed, sleep_after=sleep_after)
-    from lamplighter.cli.serve import Plan, serve
+    from lamplighter.cli.serve import plan, serve
 
     serve(
-        Plan(
-            config=config,
-            folder=Invocation(data=invocation.data or _default_data()).folder,
-            host=host or config.server.host,
-            port=config.server.port if port is None else port,
-            log_format=log_format or config.log.format,
-            log_level=log_level or config.log.level,
+        plan(
+            config,
+            Invocation(data=invocation.data or _default_data()).folder,
+            host=host,
+            port=port,
+            log_format=log_format,
+            log_level=log_level,
             config_file="pretended models (lamplighter dev)",
             open_browser=open_browser,
         )

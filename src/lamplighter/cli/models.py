@@ -62,20 +62,15 @@ def list_(
 def _list_configured(invocation: Invocation, named: Path | None) -> None:
     config, _ = read(invocation, named)
     invocation.note("Lamplighter is not running; these are the configuration's.")
+    here = {name: _here(model.source, invocation) for name, model in config.models.items() if model.engine == "llamacpp"}
     found = [
-        {
-            "name": name,
-            "engine": model.engine,
-            "pool": model.pool,
-            "source": model.source,
-            "here": _here(model.source, invocation) if model.engine == "llamacpp" else None,
-        }
+        {"name": name, "engine": model.engine, "pool": model.pool, "source": model.source, "here": here.get(name)}
         for name, model in config.models.items()
     ]
     words = {True: "yes", False: "at its first wake", None: "-"}
     rows = (
-        (str(row["name"]), str(row["engine"]), str(row["pool"]), str(row["source"] or "-"), words[row["here"]]) for row in found
-    )  # type: ignore[index] # the value of "here"
+        (name, str(model.engine), model.pool, model.source or "-", words[here.get(name)]) for name, model in config.models.items()
+    )
     invocation.show({"models": found}, table(("model", "engine", "pool", "source", "fetched"), rows))
 
 

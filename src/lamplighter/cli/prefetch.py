@@ -6,6 +6,7 @@ A failure stops nothing: the model's wake tries again by itself. Downloading is 
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 from lamplighter.cli.announce import Announcer
 from lamplighter.cli.fetching import Progress, shown
@@ -69,8 +70,9 @@ async def _in_thread(models_folder: Path, progress: Progress, stop: asyncio.Even
 
     threading.Thread(target=work, name="fetch-bundled", daemon=True).start()
     stopped = asyncio.create_task(stop.wait())
+    either: set[asyncio.Future[Any]] = {ended, stopped}
     try:
-        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
     if not ended.done():

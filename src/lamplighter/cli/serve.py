@@ -43,10 +43,32 @@ class Plan:
     folder: DataFolder
     host: str
     port: int
-    log_format: str
-    log_level: str
     config_file: str | None = None
     open_browser: bool = False
+
+
+def plan(
+    config: Config,
+    folder: DataFolder,
+    *,
+    host: str | None,
+    port: int | None,
+    log_format: str | None,
+    log_level: str | None,
+    config_file: str | None,
+    open_browser: bool,
+) -> Plan:
+    """The plan of one run: what the command line says wins over the configuration."""
+    said = {"format": log_format, "level": log_level}
+    log = config.log.model_copy(update={name: str(value) for name, value in said.items() if value is not None})
+    return Plan(
+        config=config.model_copy(update={"log": log}),
+        folder=folder,
+        host=host or config.server.host,
+        port=config.server.port if port is None else port,
+        config_file=config_file,
+        open_browser=open_browser,
+    )
 
 
 def serve(plan: Plan) -> None:
@@ -54,7 +76,7 @@ def serve(plan: Plan) -> None:
     check(plan.config)
     plan.folder.prepare()
     with plan.folder.lock(), contextlib.closing(listen(plan.host, plan.port)) as listener:
-        logging.configure(format=plan.log_format, level=plan.log_level)
+        logging.configure(format=plan.config.log.format, level=plan.config.log.level)
         _allow_many_files()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(plan, listener))
@@ -68,7 +90,7 @@ async def _serve(plan: Plan, listener: socket.socket) -> None:
             server = _Server(configure(installation.asgi, lifespan="off", timeout_graceful_shutdown=_CONNECTIONS_GRACE))
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
             plan.folder.write_server(ServerInfo(url, os.getpid(), time.time(), __version__))
-            announcer = Announcer(plan.log_format)
+            announcer = Announcer(plan.config.log.format)
             announcer.started(
                 Announcement(
                     url=plan.config.server.public_url or url,

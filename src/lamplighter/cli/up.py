@@ -72,16 +72,16 @@ def up(
     """
     invocation = of(context)
     config, path = read(invocation, named)
-    from lamplighter.cli.serve import Plan, serve
+    from lamplighter.cli.serve import plan, serve
 
     serve(
-        Plan(
-            config=config,
-            folder=invocation.folder,
-            host=host or config.server.host,
-            port=config.server.port if port is None else port,
-            log_format=log_format or config.log.format,
-            log_level=log_level or config.log.level,
+        plan(
+            config,
+            invocation.folder,
+            host=host,
+            port=port,
+            log_format=log_format,
+            log_level=log_level,
             config_file=str(path) if path else None,
             open_browser=open_browser,
         )
