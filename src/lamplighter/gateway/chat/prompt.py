@@ -4,7 +4,7 @@ Not responsible for sampling defaults: those are the engine's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lamplighter.core.errors import RequestError
@@ -16,6 +16,7 @@ _PER_MESSAGE = 6
 """Tokens that a chat template spends around each message, about."""
 _ANSWER = 1024
 """Tokens kept free for the answer when nobody said how long it may be; never more than a quarter of the context."""
+_LEAST_SHARE = 0.1
 _CONTINUE = "Continue your answer exactly where it stops. Do not repeat any of it and do not comment: write only what follows."
 
 
@@ -50,7 +51,7 @@ class Prompt:
     share: float = 1.0
 
     def body(self) -> dict[str, Any]:
-        """The chat completion request, without `model` and `stream`."""
+        """The chat completion request, without `model` and `stream`. A system prompt and the question always stay."""
         turns = self._trimmed(_turns(self.history))
         if self.kept:
             turns.append({"role": "assistant", "content": self.kept})
@@ -65,10 +66,18 @@ class Prompt:
 
         A prompt that was too long (our count is an estimate) is shortened; a model that cannot be prefilled is asked to continue.
         """
-        if error.code == "context_length_exceeded" and len(self.history) > 1 and self.share > 0.2:
-            return Prompt(self.system, self.history, self.kept, self.params, self.context, self.prefill, self.share / 2)
+        if error.code == "context_length_exceeded":
+            return self._shorter()
         if error.status == 400 and self.kept and self.prefill:
-            return Prompt(self.system, self.history, self.kept, self.params, self.context, False, self.share)
+            return replace(self, prefill=False)
+        return None
+
+    def _shorter(self) -> "Prompt | None":
+        turns, one = len(self._trimmed(_turns(self.history))), self
+        while one.share > _LEAST_SHARE:
+            one = replace(one, share=one.share / 2)
+            if len(one._trimmed(_turns(one.history))) < turns:
+                return one
         return None
 
     def _trimmed(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -85,14 +94,11 @@ class Prompt:
         return turns[max(0, first) :]
 
     def _room(self) -> int | None:
-        context = self.context
-        if context is None:
-            if self.share == 1.0:
-                return None
-            context = sum(_cost(message.content) for message in self.history) + _ANSWER
-        answer = min(int(self.params.get("max_tokens") or _ANSWER), context // 4)
-        spent = _cost(self.system or "") + _cost(self.kept) + (0 if self.prefill else _cost(_CONTINUE) if self.kept else 0)
-        return int((context - answer - spent) * self.share)
+        if self.context is None:
+            return None if self.share == 1.0 else int(sum(_cost(message.content) for message in self.history) * self.share)
+        answer = min(int(self.params.get("max_tokens") or _ANSWER), self.context // 4)
+        spent = _cost(self.system or "") + _cost(self.kept) + (_cost(_CONTINUE) if self.kept and not self.prefill else 0)
+        return int((self.context - answer - spent) * self.share)
 
 
 def _cost(text: str) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,12 +192,18 @@ async def served(one: Stage) -> AsyncIterator[str]:
     server = uvicorn.Server(configure(one.control, lifespan="off", loop="asyncio", timeout_graceful_shutdown=1))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        while not server.started:
-            await asyncio.sleep(0.005)
+        await until(lambda: server.started)
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Return as soon as something in this process is so."""
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - what is waited for announces nothing
+            await asyncio.sleep(0.005)
 
 
 class Talk:
@@ -214,7 +220,7 @@ class Talk:
         """The next frame of this type with these fields; others that come before it are kept in `frames`."""
         async with asyncio.timeout(timeout):
             while True:
-                frame = json.loads(await self.connection.recv())
+                frame: dict[str, Any] = json.loads(await self.connection.recv())
                 self.frames.append(frame)
                 if frame["type"] == type and all(frame.get(name) == value for name, value in expected.items()):
                     return frame

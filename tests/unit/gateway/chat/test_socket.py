@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway.relay import UpstreamLost
 from lamplighter.store import principals
-from tests.unit.gateway.chat.stage import served, stage, talk
+from tests.unit.gateway.chat.stage import served, stage, talk, until
 
 
 async def test_a_question_is_answered_live() -> None:
@@ -135,25 +135,30 @@ async def test_a_dropped_connection_loses_nothing_at_any_point() -> None:
 
 async def test_two_tabs_see_the_same() -> None:
     """If this fails, a second tab shows an old chat list or half an answer."""
-    async with stage() as one, served(one) as address:
-        async with talk(one, address) as first, talk(one, address) as second, talk(one, address, key=one.other_key) as other:
-            started = await first.start("Shared?")
-            news = await second.hear("chat")
-            assert news["chat"]["id"] == started["chat"]["id"]
-            await second.say(type="tail", generation_id=started["generation_id"], after=0)
-            call = await one.relay.next()
-            call.started()
-            call.text("Yes", ", both.")
-            call.end()
-            await first.until_done(started["generation_id"])
-            await second.until_done(started["generation_id"])
-            assert first.text(started["generation_id"]) == second.text(started["generation_id"]) == "Yes, both."
-            async with one.client() as client:
-                await client.delete(f"/api/chats/{started['chat']['id']}")
-            assert (await second.hear("chat_deleted"))["chat_id"] == started["chat"]["id"]
-            await other.say(type="ping")
-            await other.hear("pong")
-            assert {frame["type"] for frame in other.frames} <= {"status", "pong"}
+    async with (
+        stage() as one,
+        served(one) as address,
+        talk(one, address) as first,
+        talk(one, address) as second,
+        talk(one, address, key=one.other_key) as other,
+    ):
+        started = await first.start("Shared?")
+        news = await second.hear("chat")
+        assert news["chat"]["id"] == started["chat"]["id"]
+        await second.say(type="tail", generation_id=started["generation_id"], after=0)
+        call = await one.relay.next()
+        call.started()
+        call.text("Yes", ", both.")
+        call.end()
+        await first.until_done(started["generation_id"])
+        await second.until_done(started["generation_id"])
+        assert first.text(started["generation_id"]) == second.text(started["generation_id"]) == "Yes, both."
+        async with one.client() as client:
+            await client.delete(f"/api/chats/{started['chat']['id']}")
+        assert (await second.hear("chat_deleted"))["chat_id"] == started["chat"]["id"]
+        await other.say(type="ping")
+        await other.hear("pong")
+        assert {frame["type"] for frame in other.frames} <= {"status", "pong"}
 
 
 async def test_cancel_frees_the_engine_and_keeps_the_text() -> None:
@@ -339,8 +344,7 @@ async def test_a_slow_reader_is_caught_up_with_a_snapshot() -> None:
         call.started()
         live = one.control._generations._live[generation]
         call.text("x")
-        while not live.log.text:
-            await asyncio.sleep(0.01)
+        await until(lambda: live.log.text)
         for number in range(2_000):
             live.log.append("delta", {"text": f"{number} "})
         async with talk(one, address) as page:
