@@ -184,7 +184,7 @@ def _supervise(folder: Path, spec: Spec, pid: int, wake_read: int, wake_write: i
             if asked is not None:
                 os.kill(pid, signal.SIGKILL)
         _bound_log(folder / LOG)
-        ready, _, _ = select.select([wake_read], [], [], 0.05 if asked else 1.0)
+        ready, _, _ = select.select([wake_read], [], [], 0.05 if asked else min(1.0, spec.lease_seconds / 4))
         if ready:
             os.read(wake_read, 512)
 

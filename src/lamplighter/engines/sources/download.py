@@ -22,7 +22,6 @@ from lamplighter.core.reasons import WakeFailure
 Progress = Callable[[int, int | None], None]
 """Called with (bytes done, bytes in all when known). May raise to give the download up; the part file stays."""
 
-_CHUNK = 2**20
 _RESERVE = 100 * 2**20
 """Bytes that must stay free on the disk beside the model: the store and the logs live there too."""
 _ATTEMPTS = 5
@@ -161,7 +160,7 @@ def _continue(http: httpx.Client, target: Target, part: Path, have: int, size: i
         done = start
         progress(done, total_bytes)
         with part.open("ab" if start else "wb") as file:
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():  # as it arrives: what sits in a buffer is lost when the connection breaks
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total_bytes)
