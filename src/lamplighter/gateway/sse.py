@@ -15,9 +15,7 @@ MAX_EVENT = 8 * 1024 * 1024
 # Two line ends in a row. A line ends with CRLF, LF or CR; atomic groups keep CRLF from being read as two.
 _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
-_NULL_USAGE = re.compile(rb'"usage"\s*:\s*null')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"|"stop_reason"\s*:\s*"')
-_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
 
 DONE = b"data: [DONE]\n\n"
 
@@ -133,8 +131,12 @@ class Splitter:
     def events(self, data: bytes) -> list[bytes]:
         """The single events in what `feed` gave."""
         events, start = [], 0
-        for match in _BOUNDARY.finditer(data):
-            if match.end() > start:
+        if b"\r" not in data:
+            while (at := data.find(b"\n\n", start)) >= 0:
+                events.append(data[start : at + 2])
+                start = at + 2
+        else:
+            for match in _BOUNDARY.finditer(data):
                 events.append(data[start : match.end()])
                 start = match.end()
         if start < len(data):
@@ -142,21 +144,36 @@ class Splitter:
         return events
 
     def _metered(self, data: bytes) -> bytes:
-        if _NULL_USAGE.search(data) and data.count(b'"usage"') == len(_NULL_USAGE.findall(data)):
-            return data  # vLLM says `"usage":null` in every event
-        kept = []
-        for event in self.events(data):
-            if b'"usage"' in event and (content := payload(event)) is not None:
-                try:
-                    chunk = _chunk.decode(content)
-                except (msgspec.MsgspecError, RecursionError):
-                    chunk = None
-                if chunk is not None and chunk.usage is not None:
-                    self.usage = chunk.usage
-                    if self._strip and not chunk.choices:
-                        continue
-            kept.append(event)
-        return b"".join(kept)
+        """Note the usage in whole events, and leave out what the client did not ask for."""
+        if b"\r" in data:
+            return b"".join(event for event in self.events(data) if not self._only_usage(event))
+        # Only the events around the word are looked at: there may be thousands of others in one piece.
+        at = data.find(b'"usage"')
+        while at >= 0:
+            if data[at + 7 : at + 12] == b":null":  # vLLM says so in every event
+                at = data.find(b'"usage"', at + 7)
+                continue
+            before = data.rfind(b"\n\n", 0, at)
+            start = before + 2 if before >= 0 else 0
+            end = data.find(b"\n\n", at) + 2
+            if self._only_usage(data[start:end]):
+                data = data[:start] + data[end:]
+                end = start
+            at = data.find(b'"usage"', end)
+        return data
+
+    def _only_usage(self, event: bytes) -> bool:
+        """Whether `event` is to be left out; its usage is noted in any case."""
+        if b'"usage"' not in event or (content := payload(event)) is None:
+            return False
+        try:
+            chunk = _chunk.decode(content)
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+        if chunk.usage is None:
+            return False
+        self.usage = chunk.usage
+        return self._strip and not chunk.choices
 
     @property
     def partial(self) -> bool:
@@ -166,7 +183,11 @@ class Splitter:
     @property
     def done(self) -> bool:
         """Whether the stream said `[DONE]`."""
-        return _DONE.search(self._previous[-4096:] + self._last[-4096:]) is not None
+        tail = self._previous[-256:] + self._last[-256:]
+        at = tail.rfind(b"[DONE]")
+        if at < 0 or tail[at + 6 : at + 7] not in {b"\r", b"\n"}:
+            return False
+        return tail[:at].removesuffix(b" ").endswith((b"\ndata:", b"\rdata:")) or tail[:at].removesuffix(b" ") == b"data:"
 
     @property
     def finished(self) -> bool:

@@ -83,14 +83,16 @@ class Connection(asyncio.Protocol):
     """One connection, one exchange at a time. Made by `Upstream`, used as: `ask`, then `pump` if the head has no body, then `done`."""
 
     __slots__ = (
-        "_close_delimited", "_complete", "_content_type", "_encoded", "_finished", "_head_bytes", "_head_done", "_keep", "_parser",
+        "_close_delimited", "_complete", "_content_type", "_encoded", "_finished", "_head_done", "_keep", "_parser",
         "_paused", "_pieces", "_received", "_retry_after", "_sink", "_size", "_status", "_streaming", "_transport", "_upstream", "_waiter",
-        "busy", "failure", "on_tick", "silent", "stalled", "used",
+        "busy", "failure", "on_body", "on_tick", "silent", "stalled", "used",
     )  # fmt: skip
 
     def __init__(self, upstream: "Upstream") -> None:
         self._upstream = upstream
         self._transport: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # httptools calls it for every chunk: no Python in between
         self._parser = httptools.HttpResponseParser(self)
         self.busy = False
         self.used = 0
@@ -105,7 +107,6 @@ class Connection(asyncio.Protocol):
         self._retry_after: bytes | None = None
         self._encoded = False
         self._close_delimited = True
-        self._head_bytes = 0
         self._head_done = False
         self._complete = False
         self._keep = False
@@ -113,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._streaming = False
         self._paused = False
         self._size = 0
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
         self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._finished: asyncio.Future[None] | None = None
@@ -228,15 +229,14 @@ class Connection(asyncio.Protocol):
             self.close()  # an answer that nobody asked for: nothing on this connection can be trusted
             return
         self._received = True
-        if not self._head_done:
-            self._head_bytes += len(data)
+        self._size += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(Cause.PROTOCOL, f"the engine's answer is not proper HTTP: {error}")
             return
         if not self._head_done:
-            if self._head_bytes > MAX_HEAD:
+            if self._size > MAX_HEAD:
                 self.fail(Cause.PROTOCOL, "the engine's headers are too large")
             return
         pieces = self._pieces
@@ -245,8 +245,8 @@ class Connection(asyncio.Protocol):
             if pieces:
                 chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                 pieces.clear()
-                self._size = 0
                 sink(chunk)
+            self._size = 0
         elif self._size > _UNREAD:
             if self._streaming:
                 self.pause()
@@ -296,10 +296,6 @@ class Connection(asyncio.Protocol):
         elif self._content_type.lower().startswith(b"text/event-stream"):
             self._streaming = True
             self._wake_head()
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self._size += len(body)
 
     def on_message_complete(self) -> None:
         if not self._head_done:

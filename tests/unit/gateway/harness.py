@@ -23,7 +23,7 @@ from lamplighter.gateway.app import Gateway
 from lamplighter.gateway.server import configure
 from lamplighter.observability.metrics import Metrics
 from lamplighter.store import leases, principals, replicas, wakes
-from lamplighter.store.replicas import KEEPER, Replica
+from lamplighter.store.replicas import Replica
 from lamplighter.store.store import Store
 
 KEY = "lk-test-key-0123456789abcdef"
@@ -178,7 +178,7 @@ async def running(config: Config | None = None, *, clock: Clock | None = None, h
     store = await Store.open(None, clock)
     try:
         await principals.ensure_first_key(store, preset=KEY)
-        term = await leases.acquire(store, KEEPER, "test", ttl=1e9)
+        term = await leases.acquire(store, leases.KEEPER, "test", ttl=1e9)
         assert term is not None
         gateway = Gateway(config or config_of(), store, clock, ENGINES, metrics=Metrics(process=False))
         listener = socket.socket()
