@@ -4,8 +4,10 @@ On standard output, apart from the log: text for people, one JSON object a line 
 or a login link is ever printed.
 """
 
+import contextlib
 import json
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,18 +28,23 @@ class Announcement:
     note: str | None
 
 
+def _whatever_becomes_of_the_terminal() -> AbstractContextManager[None]:
+    return contextlib.suppress(OSError, ValueError)
+
+
 class Announcer:
-    """Prints for one run."""
+    """Prints for one run. A terminal that is gone, or a full disk behind it, must not end the server: then nothing is printed."""
 
     def __init__(self, log_format: str) -> None:
         self._json = log_format == "json"
 
     def started(self, said: Announcement, *, open_browser: bool = False) -> None:
         """Say where the server is and how to use it."""
-        if self._json:
-            self._line("listening", **asdict(said))
-        else:
-            self._banner(said)
+        with _whatever_becomes_of_the_terminal():
+            if self._json:
+                self._line("listening", **asdict(said))
+            else:
+                self._banner(said)
         if open_browser:
             import webbrowser
 
@@ -45,10 +52,12 @@ class Announcer:
 
     def note(self, text: str, **fields: Any) -> None:
         """One more sentence."""
-        if self._json:
-            self._line(text, **fields)
-        else:
-            console().print(text, soft_wrap=True, highlight=False, markup=False)
+        with _whatever_becomes_of_the_terminal():
+            if self._json:
+                self._line(text, **fields)
+            else:
+                console().print(text, soft_wrap=True, highlight=False, markup=False)
+                sys.stdout.flush()
 
     def stopping(self, grace: float) -> None:
         """Say that the end was asked for."""
@@ -56,12 +65,11 @@ class Announcer:
 
     def problem(self, message: str, next_step: str) -> None:
         """Something went wrong that does not keep the server from serving."""
-        if self._json:
-            self._line(message, level="error", next_step=next_step)
-        else:
-            print(f"error: {message}", file=sys.stderr)
-            if next_step:
-                print(f"  next: {next_step}", file=sys.stderr, flush=True)
+        with _whatever_becomes_of_the_terminal():
+            if self._json:
+                self._line(message, level="error", next_step=next_step)
+            else:
+                print(f"error: {message}" + (f"\n  next: {next_step}" if next_step else ""), file=sys.stderr, flush=True)
 
     def _line(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}, ensure_ascii=False), flush=True)

@@ -8,12 +8,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from lamplighter.cli.announce import Announcer
 from lamplighter.cli.fetching import Progress, shown
 from lamplighter.config import Config
 from lamplighter.core.errors import SourceError
 from lamplighter.engines.sources.fetch import fetch
 from lamplighter.engines.sources.files import Kind, locate, parse
+
+_log = structlog.get_logger(__name__)
 
 _BUNDLED = Kind.BUNDLED.value
 
@@ -37,6 +41,8 @@ async def bundled(config: Config, models_folder: Path, announcer: Announcer, sto
         announcer.problem(
             error.message, error.next_step or "The next request tries again; `lamplighter models pull bundled` does, too."
         )
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server serves on and the wake tries again
+        _log.exception("the bundled model could not be fetched", error=str(error))
     else:
         announcer.note("The bundled model is here; the first request wakes it.")
 

@@ -320,3 +320,39 @@ def test_a_crash_of_the_keeper_is_survived(folder: DataFolder) -> None:
             client.post("/api/models/big/wake")
         server.until("big", "awake")
         assert server.end(signal.SIGTERM) == 0
+
+
+def test_a_closed_terminal_does_not_end_the_server(folder: DataFolder, config: Path) -> None:
+    """`lamplighter up | head -1`, or a log disk that is full, must not take the service down."""
+    process = subprocess.Popen(
+        f"exec {sys.executable} -c 'from lamplighter.cli.main import main; main()' up --config {config} --port 0 --data {folder.root} >/dev/full",
+        shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert Running(process, folder).ready().end(signal.SIGTERM) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def test_the_end_of_the_terminal_is_no_reason_under_nohup(folder: DataFolder, config: Path) -> None:
+    """Whoever starts it with `nohup` wants it to stay."""
+    import functools
+
+    program = "from lamplighter.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "up", "--config", config, "--port", "0", "--data", folder.root],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment(), start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    try:
+        server = Running(process, folder).ready()
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert server.status()["models"]
+        assert server.end(signal.SIGTERM) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

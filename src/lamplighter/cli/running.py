@@ -1,0 +1,99 @@
+"""Both planes on one loop: started, announced, served, ended in order when a signal asks.
+
+Not responsible for the folder, the port or the log: `serve` has them ready before it imports this module, which is slow to load.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from lamplighter import __version__
+from lamplighter.cli import prefetch
+from lamplighter.cli.announce import Announcement, Announcer
+from lamplighter.cli.compose import Installation
+from lamplighter.cli.listen import is_public, local_url
+from lamplighter.cli.serve import Plan
+from lamplighter.config.secrets import admin_key
+from lamplighter.gateway.server import configure
+from lamplighter.operations.datafolder import ServerInfo
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CONNECTIONS_GRACE = 3
+"""Seconds that sockets may take to close after the drain has ended every answer."""
+
+
+def run(plan: Plan, listener: socket.socket) -> None:
+    """Serve on `listener` until a signal asks to end. Raises LamplighterError when it cannot start."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(plan, listener))
+
+
+async def _serve(plan: Plan, listener: socket.socket) -> None:
+    local = local_url(listener)
+    announcer = Announcer(plan.config.log.format)
+    with _asked_to_stop() as stop:
+        async with Installation.open(plan.config, plan.folder) as installation:
+            first_key = await installation.first_keys(admin_key())
+            url = plan.config.server.public_url or local
+            said = Announcement(
+                url=url,
+                login=await installation.login_link(url),
+                first_key=first_key,
+                models=tuple(plan.config.models),
+                data=str(plan.folder.root),
+                config_file=plan.config_file,
+                public=is_public(listener),
+                note=installation.weak_note(),
+            )
+            server = _Server(configure(installation.asgi, lifespan="off", timeout_graceful_shutdown=_CONNECTIONS_GRACE))
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+            try:
+                plan.folder.write_server(ServerInfo(local, os.getpid(), time.time(), __version__))
+                announcer.started(said, open_browser=plan.open_browser)
+                fetching = asyncio.create_task(prefetch.bundled(plan.config, plan.folder.models, announcer, stop), name="fetch")
+                stopping = asyncio.create_task(stop.wait(), name="stop")
+                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                stop.set()
+                announcer.stopping(plan.config.server.shutdown_grace)
+                await fetching
+                await installation.drain()
+            finally:
+                plan.folder.forget_server()
+                server.should_exit = True
+                await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would end before the drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[asyncio.Event]:
+    """An event set by the first signal. The second one ends the process at once: the engines end by their lease."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def asked(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    # Under `nohup` the end of the terminal is no reason to end.
+    heard = [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    for number in heard:
+        loop.add_signal_handler(number, asked, number)
+    try:
+        yield stop
+    finally:
+        for number in heard:
+            loop.remove_signal_handler(number)
