@@ -356,3 +356,42 @@ def test_the_end_of_the_terminal_is_no_reason_under_nohup(folder: DataFolder, co
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def bundled_only(tmp_path: Path) -> Path:
+    path = tmp_path / "bundled.yaml"
+    path.write_text("models: {small: {engine: llamacpp, pool: here, source: bundled}}\npools: {here: {kind: process}}\n")
+    return path
+
+
+def test_without_a_network_it_serves_and_says_what_to_do(folder: DataFolder, tmp_path: Path) -> None:
+    """The page and the API work; the model comes when the network does."""
+    with serving(
+        folder, "up", "--config", bundled_only(tmp_path), PIP_INDEX_URL="http://127.0.0.1:1/simple", PIP_CONFIG_FILE=os.devnull
+    ) as server:
+        assert server.status()["models"][0]["state"] == "asleep"
+        lines: list[str] = []
+        assert server.process.stderr is not None
+        while not any("next:" in line for line in lines):
+            lines.append(server.process.stderr.readline())
+            assert lines[-1], lines
+        assert server.end(signal.SIGTERM) == 0
+    said = "".join(lines)
+    assert "error: " in said
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_during_the_download_ends_at_once(folder: DataFolder, tmp_path: Path) -> None:
+    """Nobody waits for a network that hangs, least of all to stop."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        with serving(folder, "up", "--config", bundled_only(tmp_path), PIP_INDEX_URL=index, PIP_CONFIG_FILE=os.devnull) as server:
+            silent.settimeout(PATIENCE)
+            connection, _ = silent.accept()
+            began = time.monotonic()
+            assert server.end(signal.SIGINT) == 0
+            assert time.monotonic() - began < 5
+            connection.close()
+    assert "Traceback" not in server.err
