@@ -32,7 +32,13 @@ async def get(endpoint: Endpoint, path: str, *, timeout: float) -> httpx.Respons
     except httpx.ConnectError as error:
         trusted = "CERTIFICATE" not in str(error)
         return Probe(Health.DOWN, "nothing answers there" if trusted else "its certificate is not trusted")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        OSError,
+        ValueError,
+        ExceptionGroup,
+    ) as error:  # an impossible port comes in a group
         return Probe(Health.DOWN, f"no sensible answer ({type(error).__name__})")
 
 
