@@ -45,9 +45,14 @@ export async function startMock({ port = 0, speed = 1 } = {}) {
   return {
     url: `http://127.0.0.1:${server.address().port}`,
     world,
+    /** Cuts every line, as a lost network does. */
+    drop() {
+      for (const ws of sockets.clients) ws.terminate();
+    },
     close() {
       world.stop();
       for (const ws of sockets.clients) ws.terminate();
+      server.closeAllConnections();
       return new Promise((done) => server.close(done));
     },
   };
@@ -60,6 +65,7 @@ class World {
   generations = new Map();
   requests = new Map();
   sockets = new Set();
+  connections = 0;
   #next = 0;
 
   constructor(speed) {
@@ -112,6 +118,7 @@ class World {
     const tails = new Map();
     const peer = { tails, send: (frame) => ws.readyState === 1 && ws.send(JSON.stringify(frame)) };
     this.sockets.add(peer);
+    this.connections += 1;
     ws.on("close", () => this.sockets.delete(peer));
     ws.on("message", (data) => this.heard(peer, JSON.parse(String(data))));
     peer.send({ type: "status", now: now(), models: this.models });
