@@ -6,7 +6,6 @@ each). Not responsible for fetching anything, nor for keeping up with every new 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -137,16 +136,25 @@ def weak_note(model: ModelConfig, memory_bytes: int, cores: int) -> str | None:
     return f"{weak} {better.title} fits this machine: `lamplighter models pull {better.name}` ({better.file_bytes / 1e9:.1f} GB)."
 
 
-def catalogue_markdown(entries: Iterable[Entry] = _ENTRIES) -> str:
-    """The table of the generated reference `docs/reference/models.md`."""
+def catalogue_markdown() -> str:
+    """The generated reference `docs/reference/models.md`."""
     lines = [
+        "# Models",
+        "",
+        "A curated dozen, small ones first. `lamplighter models catalogue` marks the one that suits your machine, `lamplighter models pull NAME`",
+        "fetches one, and `source: catalogue:NAME` uses it in `lamplighter.yaml`. Any other model in GGUF format works as well: see the",
+        "[guide](../guides/models.md).",
+        "",
+        "*Memory* is what the embedded engine asks for with the default settings: weights, and the cache of two answers at a time with 4096 tokens",
+        "each. All sizes are about right, not exact.",
+        "",
         "| name | model | parameters | download | memory | licence | good for | languages | notes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| `{entry.name}` | {_linked(entry)} | {entry.parameters} | {_gigabytes(entry.file_bytes)} | {_gigabytes(entry.memory_bytes)} "
         f"| {entry.licence.removeprefix('LicenseRef-')} | {entry.good_for} | {entry.languages} | {entry.notes} |"
-        for entry in entries
+        for entry in _ENTRIES
     ]
     return "\n".join(lines) + "\n"
 

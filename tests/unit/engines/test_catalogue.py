@@ -54,6 +54,6 @@ def test_only_the_bundled_model_is_called_weak() -> None:
 
 def test_the_table_has_every_entry() -> None:
     """The reference would lack a model."""
-    lines = catalogue_markdown().splitlines()
+    lines = [line for line in catalogue_markdown().splitlines() if line.startswith("|")]
     assert len(lines) == len(CATALOGUE) + 2
     assert {line.count("|") for line in lines} == {10}
