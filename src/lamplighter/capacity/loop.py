@@ -8,6 +8,7 @@ from collections.abc import Collection
 import structlog
 
 from lamplighter.capacity.pool import CALL_LIMIT, PoolKeeper
+from lamplighter.capacity.prober import AGAIN_AFTER
 from lamplighter.config import KeeperConfig
 from lamplighter.core.clock import within
 from lamplighter.core.errors import LamplighterError, ProviderError, StaleTerm
@@ -27,6 +28,8 @@ FAST, CALM = 0.05, 0.25
 FAST_FOR = 10.0
 PAUSE_MAX = 30.0
 """The longest pause after failed rounds, in seconds; it doubles from the keeper's interval on."""
+WHOLE_EVERY = 0.5
+"""Seconds for which a glance at what moves is enough, when there is no news."""
 AT_ONCE = 5
 """Rounds in a row without a pause, while each changes something."""
 _MOVING = frozenset({S.LAUNCHING, S.STARTING, S.FAILED, S.STOPPING, S.LOST})
@@ -42,16 +45,18 @@ class PoolLoop:
         self._store = store
         self._clock = store.clock
         self._interval = float(config.interval)
+        self._whole_at: float | None = None
         self._log = _log.bind(pool=pool.name)
 
     async def run(self) -> None:
         """Rounds until cancelled. Raises StaleTerm when another keeper leads; no other failure ends it."""
         with self._store.bus.subscribe(*_TOPICS) as mailbox:
             urgent: Collection[str] = ()
+            news = True
             at_once, failures = 0, 0
             while True:
                 try:
-                    changed = await self._pool.step(urgent)
+                    changed = await self._round(urgent, news=news)
                 except StaleTerm:
                     raise
                 except Exception as error:  # noqa: BLE001 - one pool's defect must not end the others' loops; it is logged whole
@@ -62,7 +67,18 @@ class PoolLoop:
                     failures = 0
                     at_once = at_once + 1 if changed and at_once < AT_ONCE else 0
                     pause = 0.0 if at_once else self._pause()
-                urgent = await self._news(mailbox, pause)
+                urgent, news = await self._news(mailbox, pause)
+
+    async def _round(self, urgent: Collection[str], *, news: bool) -> bool:
+        """A whole round when it is due, else a glance, and a whole one if the glance saw something; whether anything changed."""
+        retry_at = self._pool.retry_at
+        due = self._whole_at is None or self._clock.monotonic() >= self._whole_at
+        if not (news or due or (retry_at is not None and retry_at <= self._clock.time())) and not await self._pool.glance():
+            return False
+        self._whole_at = None
+        changed = await self._pool.step(urgent)
+        self._whole_at = self._clock.monotonic() + WHOLE_EVERY
+        return changed
 
     async def renew(self) -> None:
         """Renew the provider's leases until cancelled, whatever the rounds are doing."""
@@ -78,12 +94,14 @@ class PoolLoop:
         moving = [row.since for row in self._pool.rows if row.state in _MOVING] if self._pool.policy.elastic else []
         if moving:
             return min(self._interval, FAST if now - max(moving) < FAST_FOR else CALM)
+        if any(row.state is S.READY and self._pool.misses(row) for row in self._pool.rows):
+            return min(self._interval, AGAIN_AFTER)
         if self._pool.retry_at is not None:
             return max(FAST, min(self._interval, self._pool.retry_at - now))
         return self._interval
 
-    async def _news(self, mailbox: Subscription, timeout: float) -> set[str]:
-        """Wait for `timeout` seconds, or until news concern this pool; the replicas that are suspected."""
+    async def _news(self, mailbox: Subscription, timeout: float) -> tuple[set[str], bool]:
+        """Wait for `timeout` seconds, or until news concern this pool; the replicas that are suspected, and whether there was news."""
         until = self._clock.monotonic() + timeout
         while True:
             messages = await mailbox.wait(max(0.0, until - self._clock.monotonic()))
@@ -92,7 +110,7 @@ class PoolLoop:
             urgent = ids if "" in suspects else ids & suspects
             concerned = any(self._concerns(topic, payload, ids) for topic, payload in messages)
             if urgent or concerned or self._clock.monotonic() >= until:
-                return urgent
+                return urgent, bool(urgent or concerned)
 
     def _concerns(self, topic: Topic, payload: str, ids: Collection[str]) -> bool:
         if topic is Topic.MODELS or not payload:

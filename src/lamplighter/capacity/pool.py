@@ -5,6 +5,7 @@ Not responsible for when a round is due (`loop`), for leading (`keeper`), nor fo
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypedDict
 
 import structlog
 
@@ -15,6 +16,7 @@ from lamplighter.capacity.reconcile import bind, current_stage, transition
 from lamplighter.capacity.wakebook import Wakebook
 from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import within
+from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import StopReason, WakeFailure
 from lamplighter.core.states import HOLDING, WAKING, ReplicaState
@@ -36,6 +38,15 @@ CALL_LIMIT = 20.0
 ENDING_PAUSE = 0.05
 """Seconds between looks while everything ends."""
 _DOOMED = frozenset({S.FAILED, S.STOPPING, S.LOST})
+
+
+class _News(TypedDict, total=False):
+    """Columns of a replica's row that an observation changes."""
+
+    handle: str
+    endpoint: Endpoint
+    stage: str
+    models: tuple[str, ...]
 
 
 class PoolKeeper:
@@ -86,13 +97,36 @@ class PoolKeeper:
         rows, seen = await self._bind(rows, observations)
         probes = await self._prober.round(rows, seen, self.models, urgent)
         rows, fallen, changed = await self._conclude(rows, seen, probes)
-        await self._wakebook.follow(await self._under_way(), rows, seen, fallen)
-        changed |= await self._decide(rows)
-        self.rows = await replicas.living(self._store, pool=self.name)
+        waking = await self._wakebook.follow(await self._under_way(), rows, seen, fallen)
+        acted = await self._decide(rows, waking)
+        changed |= acted
+        self.rows = await replicas.living(self._store, pool=self.name) if acted else rows
         self._built = {row.id: self._built[row.id] for row in self.rows if row.id in self._built}
         changed |= await self._apply(seen)
         self._measure(self._clock.monotonic() - began)
         return changed
+
+    async def glance(self) -> bool:
+        """Whether a round would find something new about the rows of the last one. Reads and writes nothing in the store.
+
+        What lets a wake be followed closely at no cost: within a term nobody else writes these rows.
+        """
+        observations = await within(self._clock, self._provider.observe(), CALL_LIMIT)
+        binding = bind(self.rows, observations)
+        if binding.bound or any(stranger.handle not in self._left for stranger in binding.strangers):
+            return True
+        probes = await self._prober.round(self.rows, binding.seen, self.models)
+        for row in self.rows:
+            seen, probe = binding.seen.get(row.id), probes.get(row.id)
+            if seen is not None and self._news(row, seen):
+                return True
+            if transition(row, seen, probe, self.policy, self._clock.time(), misses=self.misses(row)) is not None:
+                return True
+        return False
+
+    def misses(self, row: Replica) -> int:
+        """Health checks in a row that did not find it ready."""
+        return self._prober.misses.get(row.id, 0)
 
     async def _under_way(self) -> list[Wake]:
         return await wakes.under_way(self._store, pool=self.name)
@@ -143,15 +177,24 @@ class PoolKeeper:
 
     async def _learn(self, row: Replica, observation: Observation) -> bool:
         """Write what the observation adds to the row; whether there was anything."""
-        stage = current_stage(observation) if row.state in WAKING else None
-        models = tuple(self.models) if not self.policy.elastic and self.models else row.models
-        handle = observation.handle if row.handle != observation.handle else None
-        endpoint = observation.endpoint if row.endpoint != observation.endpoint else None
-        news = handle is not None or endpoint is not None or (stage is not None and stage != row.stage) or models != row.models
+        news = self._news(row, observation)
         if news:
-            await replicas.describe(
-                self._store, row.id, term=self._term, handle=handle, stage=stage, endpoint=endpoint, models=models
-            )
+            await replicas.describe(self._store, row.id, term=self._term, **news)
+        return bool(news)
+
+    def _news(self, row: Replica, observation: Observation) -> _News:
+        """What the observation adds to the row."""
+        news: _News = {}
+        if row.handle != observation.handle:
+            news["handle"] = observation.handle
+        if observation.endpoint is not None and row.endpoint != observation.endpoint:
+            news["endpoint"] = observation.endpoint
+        stage = current_stage(observation)
+        if row.state in WAKING and stage is not None and row.stage != stage:
+            news["stage"] = stage
+        models = tuple(self.models)
+        if not self.policy.elastic and models and row.models != models:
+            news["models"] = models
         return news
 
     async def _conclude(
@@ -167,9 +210,7 @@ class PoolKeeper:
                 await replicas.describe(self._store, row.id, term=self._term, context=probe.context)
             current = row
             while (
-                change := transition(
-                    current, seen.get(row.id), probe, self.policy, self._clock.time(), misses=self._prober.misses.get(row.id, 0)
-                )
+                change := transition(current, seen.get(row.id), probe, self.policy, self._clock.time(), misses=self.misses(row))
             ) is not None:
                 before, changed = current, True
                 current = await replicas.advance(
@@ -188,21 +229,23 @@ class PoolKeeper:
                 alive.append(current)
         return alive, fallen, changed
 
-    async def _decide(self, rows: Sequence[Replica]) -> bool:
-        """Ask `plan` and write its decisions; whether there were any."""
+    async def _decide(self, rows: Sequence[Replica], waking: Collection[str]) -> bool:
+        """Ask `plan` and write its decisions; whether there were any. `waking`: models with a wake under way."""
         demand = await demand_store.totals(self._store)
         latest = {model: wake for (_, model), wake in (await wakes.latest(self._store, pool=self.name)).items()}
         if not self.policy.elastic:
             await self._tell_unreachable(rows, demand, latest)
             return False
-        view = await self._view(rows, demand, latest)
+        view = await self._view(rows, demand, latest, frozenset(waking))
         actions = plan(view, demand, self.policy, self._clock.time())
         begun: dict[str, Wake] = {}
         for action in actions:
             await self._act(action, latest, begun)
         return bool(actions)
 
-    async def _view(self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake]) -> PoolView:
+    async def _view(
+        self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake], waking: frozenset[str]
+    ) -> PoolView:
         now = self._clock.time()
         blocked = {
             model: wake.retry_at for model, wake in latest.items() if wake.outcome == "failed" and wake.retry_at is not None
@@ -219,7 +262,7 @@ class PoolKeeper:
             models=tuple(self.models),
             replicas=tuple([await self._replica_view(row, demand) for row in rows]),
             blocked_until=blocked,
-            waking=frozenset(wake.model for wake in await self._under_way()),
+            waking=waking,
             floors={model: window.most for model, window in self._windows.items()},
         )
 
@@ -278,7 +321,7 @@ class PoolKeeper:
     async def _tell_unreachable(self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake]) -> None:
         """Always-on capacity that does not answer: whoever asks is told, by a failed wake that counts the health checks in a row."""
         for row in rows:
-            misses = self._prober.misses.get(row.id, 0)
+            misses = self.misses(row)
             if row.state is S.READY or misses < self.policy.unreachable_after:
                 continue
             probe = self._prober.last.get(row.id)

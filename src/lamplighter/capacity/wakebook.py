@@ -87,11 +87,12 @@ class Wakebook:
 
     async def follow(
         self, under_way: Sequence[Wake], replicas: Sequence[Replica], seen: Mapping[str, Observation], fallen: Sequence[Replica]
-    ) -> None:
-        """Write the progress of the wakes under way, and end those that are decided.
+    ) -> set[str]:
+        """Write the progress of the wakes under way, and end those that are decided; the models whose wakes go on.
 
         `replicas`: all that are not gone. `fallen`: those that have just failed or were lost before they were ever ready.
         """
+        going = set[str]()
         for wake in under_way:
             members = [replica for replica in replicas if replica.wake_id == wake.id]
             waking = next((replica for replica in members if replica.state in WAKING), None)
@@ -99,6 +100,7 @@ class Wakebook:
                 witness = next(member for member in members if member.ready_at is not None)
                 await self._ready(wake, seen.get(witness.id))
             elif waking is not None:
+                going.add(wake.model)
                 await self._progress(wake, seen.get(waking.id))
             else:
                 await self._undone(wake, members)
@@ -108,6 +110,7 @@ class Wakebook:
             if replica.wake_id not in concerned and reason is not None:
                 for model in replica.models:
                     await self.record(model, reason, replica.detail)
+        return going
 
     async def record(self, model: str, reason: WakeFailure, detail: str | None, *, attempt: int | None = None) -> None:
         """A failure that was no wake of its own, so that those who wait are told and the next try waits. Raises StaleTerm.

@@ -1,5 +1,6 @@
 """A provider and an engine in memory, on the virtual clock, with every fault that the keeper must stand."""
 
+import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,15 +61,20 @@ class Cloud:
     refuse: ProviderError | None = None
     blind: Exception | None = None
     hang: bool = False
+    kill_at_scale: bool = False
+    """Our process dies when it calls `scale`."""
     fail_next: list[tuple[str, WakeFailure]] = field(default_factory=list)
     """(stage, reason) for the next launches: they fail in that stage."""
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return tuple(self.durations)
+    stages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.stages = tuple(self.durations)
 
     async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
+        if self.kill_at_scale:
+            raise asyncio.CancelledError
         if self.refuse is not None:
             raise self.refuse
         for handle in doomed:
