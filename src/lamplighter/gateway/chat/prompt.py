@@ -52,7 +52,7 @@ class Prompt:
 
     def body(self) -> dict[str, Any]:
         """The chat completion request, without `model` and `stream`. A system prompt and the question always stay."""
-        turns = self._trimmed(_turns(self.history))
+        turns = self._trimmed(_turns(self.history), self.share)
         if self.kept:
             turns.append({"role": "assistant", "content": self.kept})
             if not self.prefill:
@@ -73,16 +73,17 @@ class Prompt:
         return None
 
     def _shorter(self) -> "Prompt | None":
-        turns, one = len(self._trimmed(_turns(self.history))), self
-        while one.share > _LEAST_SHARE:
-            one = replace(one, share=one.share / 2)
-            if len(one._trimmed(_turns(one.history))) < turns:
-                return one
+        turns = _turns(self.history)
+        count, share = len(self._trimmed(turns, self.share)), self.share
+        while share > _LEAST_SHARE:
+            share /= 2
+            if len(self._trimmed(turns, share)) < count:
+                return replace(self, share=share)
         return None
 
-    def _trimmed(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    def _trimmed(self, turns: list[dict[str, str]], share: float) -> list[dict[str, str]]:
         """The newest turns that fit; the last one always stays, and what stays begins with a question."""
-        room = self._room()
+        room = self._room(share)
         if room is None:
             return turns
         first = len(turns) - 1
@@ -93,12 +94,12 @@ class Prompt:
             first += 1
         return turns[max(0, first) :]
 
-    def _room(self) -> int | None:
+    def _room(self, share: float) -> int | None:
         if self.context is None:
-            return None if self.share == 1.0 else int(sum(_cost(message.content) for message in self.history) * self.share)
+            return None if share == 1.0 else int(sum(_cost(message.content) for message in self.history) * share)
         answer = min(int(self.params.get("max_tokens") or _ANSWER), self.context // 4)
         spent = _cost(self.system or "") + _cost(self.kept) + (_cost(_CONTINUE) if self.kept and not self.prefill else 0)
-        return int((self.context - answer - spent) * self.share)
+        return int((self.context - answer - spent) * share)
 
 
 def _cost(text: str) -> int:

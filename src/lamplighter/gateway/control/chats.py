@@ -114,6 +114,6 @@ def _markdown(chat: Chat, branch: list[Message]) -> str:
 
 def _file(chat: Chat, ending: str, media_type: str, text: str) -> Response:
     plain = "".join(char if char.isalnum() and char.isascii() else "-" for char in chat.title).strip("-") or "chat"
-    real = quote(f"{chat.title}.{ending}", safe="")
+    real = quote(f"{chat.title.replace('/', '-')}.{ending}", safe="")
     disposition = f"attachment; filename=\"{plain[:60]}.{ending}\"; filename*=UTF-8''{real}"
     return Response(text, media_type=media_type, headers={"content-disposition": disposition})

@@ -64,7 +64,7 @@ async def sign_in(credentials: Credentials, request: Request, response: Response
     response.set_cookie(
         COOKIE,
         cookie,
-        max_age=int(expires_at - store.clock.time()),
+        max_age=round(expires_at - store.clock.time()),
         path="/",
         httponly=True,
         samesite="strict",

@@ -26,18 +26,21 @@ async def status_of(one: Stage, begun: Begun) -> str:
     return (await rows.get(one.store, one.identity.principal_id, begun.generation.id))[0].status
 
 
-async def test_an_answer_nobody_reads_is_ended_but_never_a_wake() -> None:
+async def test_an_answer_nobody_reads_is_ended_but_never_a_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, a closed tab burns a GPU for hours, or a wake that takes long is lost because the person went for coffee."""
+    assert UNWATCHED_SECONDS == 300
+    unwatched = 50.0  # five minutes of virtual time are long: everything else turns meanwhile
+    monkeypatch.setattr(module, "UNWATCHED_SECONDS", unwatched)
     clock = VirtualClock()
     async with stage(clock=clock) as one:
         begun = await begin(one)
         call = await one.relay.next()
         call.waking()
-        await clock.advance(3 * UNWATCHED_SECONDS)
+        await clock.advance(3 * unwatched)
         assert await status_of(one, begun) == "running"
         call.started(900.0)
         call.text("Here")
-        await clock.advance(UNWATCHED_SECONDS - 30)
+        await clock.advance(unwatched - 30)
         assert await status_of(one, begun) == "running"
         log = await one.control._generations.attach(one.identity, begun.generation.id)
 
@@ -45,10 +48,10 @@ async def test_an_answer_nobody_reads_is_ended_but_never_a_wake() -> None:
             pass
 
         log.watch(reader)
-        await clock.advance(2 * UNWATCHED_SECONDS)
+        await clock.advance(2 * unwatched)
         assert await status_of(one, begun) == "running"
         log.unwatch(reader)
-        await clock.advance(UNWATCHED_SECONDS + 30)
+        await clock.advance(unwatched + 15)
         assert await status_of(one, begun) == "cancelled"
         assert call.closed.is_set()
         message = await chats.message(one.store, begun.chat.id, begun.message.id)

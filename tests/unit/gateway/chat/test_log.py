@@ -1,12 +1,14 @@
 """What a reader is told: nothing twice, nothing lost, and not every step when it is far behind."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from lamplighter.gateway.chat.log import BEHIND, Log, Snapshot, ended
 from lamplighter.store.generations import Event
 
 
-def _applied(pieces: list[Event | Snapshot], after: int = 0, text: str = "") -> tuple[int, str]:
+def _applied(pieces: Sequence[Event | Snapshot], after: int = 0, text: str = "") -> tuple[int, str]:
     """As the page applies them: duplicates dropped, a gap is a failure."""
     for piece in pieces:
         if isinstance(piece, Snapshot):

@@ -1,0 +1,129 @@
+"""Checking keys on the data path: from memory, at once, and never with yesterday's keys for long."""
+
+from typing import Any
+
+import pytest
+
+from lamplighter.core.errors import RequestError, StoreUnavailable
+from lamplighter.gateway import auth
+from lamplighter.gateway.auth import Keyring
+from lamplighter.store import principals
+from lamplighter.store.store import Store
+from lamplighter.testing.clock import VirtualClock
+
+
+@pytest.fixture
+async def store() -> Any:
+    """A store of its own."""
+    opened = await Store.open(None, VirtualClock())
+    yield opened
+    await opened.close()
+
+
+def bearer(key: str) -> bytes:
+    return f"Bearer {key}".encode()
+
+
+async def test_a_living_key_opens(store: Store) -> None:
+    """If this fails, no program can use its key."""
+    key, secret = await principals.create_key(store, name="app", admin=False)
+    keyring = Keyring(store, store.clock)
+    await keyring.refresh()
+    for header in (bearer(secret), f"bearer {secret}".encode(), f"BEARER  {secret} ".encode()):
+        identity = keyring.verify(header)
+        assert (identity.principal_name, identity.key_id, identity.admin) == ("app", key.id, False)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer lk-wrong",
+        b"Basic YTpi",
+        b"lk-wrong",
+        b"Bearer \xff\xfe",
+        b"Bearer " + b"x" * 100_000,
+    ],
+)
+async def test_everything_else_is_refused_with_a_hint(store: Store, header: bytes | None) -> None:
+    """If this fails, a stranger gets in, or a person with a typo does not learn where keys come from."""
+    keyring = Keyring(store, store.clock)
+    await keyring.refresh()
+    with pytest.raises(RequestError) as refused:
+        keyring.verify(header)
+    assert (refused.value.status, refused.value.code, refused.value.type) == (401, "invalid_api_key", "invalid_request_error")
+    assert "lamplighter keys create" in refused.value.message
+    assert "wrong " not in refused.value.message  # what was tried is not repeated
+
+
+async def test_changes_count_at_once_by_hint_and_soon_without() -> None:
+    """If this fails, a revoked key goes on opening."""
+    clock = VirtualClock()
+    store = await Store.open(None, clock)
+    keyring = Keyring(store, clock)
+    await keyring.start()
+    await principals.create_key(store, name="root", admin=True)
+    key, secret = await principals.create_key(store, name="app", admin=False)
+    await clock.advance(0)
+    assert keyring.verify(bearer(secret)).key_id == key.id
+    await principals.revoke_key(store, key.id)
+    await clock.advance(0)
+    with pytest.raises(RequestError):
+        keyring.verify(bearer(secret))
+    with pytest.MonkeyPatch.context() as deaf:
+        deaf.setattr(store.bus, "publish", lambda *_: None)
+        _, late = await principals.create_key(store, name="late", admin=False)
+    await clock.advance(0)
+    with pytest.raises(RequestError):
+        keyring.verify(bearer(late))
+    await clock.advance(auth.REFRESH_SECONDS)
+    keyring.verify(bearer(late))
+    await keyring.stop()
+    await store.close()
+
+
+async def test_a_store_that_fails_closes_no_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, a full disk locks every program out, or the keyring dies unseen."""
+    clock = VirtualClock()
+    store = await Store.open(None, clock)
+    _, secret = await principals.create_key(store, name="app", admin=False)
+    keyring = Keyring(store, clock)
+    await keyring.start()
+
+    async def broken(*_: Any) -> Any:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(principals, "live_keys", broken)
+        failing.setattr(principals, "touch_keys", broken)
+        await clock.advance(30)
+        keyring.verify(bearer(secret))
+        await clock.advance(30)
+    _, other = await principals.create_key(store, name="other", admin=False)
+    await clock.advance(0)
+    keyring.verify(bearer(other))
+    await keyring.stop()
+    await store.close()
+
+
+async def test_use_is_written_in_batches(store: Store) -> None:
+    """If this fails, each request costs a write, or use is never seen."""
+    clock = store.clock
+    assert isinstance(clock, VirtualClock)
+    _, secret = await principals.create_key(store, name="app", admin=False)
+    keyring = Keyring(store, clock)
+    await keyring.start()
+    await clock.advance(5)
+    used_at = clock.time()
+    for _ in range(100):
+        keyring.verify(bearer(secret))
+    assert (await principals.list_keys(store))[0].last_used_at is None
+    await clock.advance(10)
+    assert (await principals.list_keys(store))[0].last_used_at == used_at
+    await clock.advance(1)
+    keyring.verify(bearer(secret))
+    await keyring.stop()
+    assert (await principals.list_keys(store))[0].last_used_at == clock.time()

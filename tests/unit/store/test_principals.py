@@ -1,0 +1,109 @@
+"""First keys, presets, the command line's key: an installation always has exactly the doors that it should."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from lamplighter.core.errors import ConfigError
+from lamplighter.store import principals
+from lamplighter.store.principals import LastAdminKey, UnknownKey
+from lamplighter.store.store import Store
+from lamplighter.testing.clock import VirtualClock
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    """A store of its own."""
+    opened = await Store.open(None, VirtualClock())
+    yield opened
+    await opened.close()
+
+
+async def test_the_first_key_is_made_once(store: Store) -> None:
+    """If this fails, every start prints another admin key, or none ever."""
+    made = await asyncio.gather(*(principals.ensure_first_key(store) for _ in range(3)))
+    [key] = [one for one in made if one is not None]
+    assert key.startswith("lk-")
+    assert len(key) >= 40
+    [row] = await principals.list_keys(store)
+    assert (row.admin, row.prefix, row.principal_name) == (True, key[:7], "owner")
+    assert await principals.ensure_first_key(store) is None
+
+
+async def test_no_secret_is_stored(store: Store) -> None:
+    """If this fails, a copy of the database is a set of keys."""
+    key = await principals.ensure_first_key(store)
+    assert key is not None
+    token, _ = await principals.create_login_token(store)
+    cookie = await principals.redeem_login_token(store, token)
+    assert cookie is not None
+    async with store.read() as connection:
+        dump = ""
+        for table in ("keys", "sessions", "login_tokens"):
+            dump += str(list(await connection.exec_driver_sql(f"SELECT * FROM {table}")))  # noqa: S608 - names from this line
+    for secret in (key, token, cookie[0]):
+        assert secret[8:] not in dump
+        assert principals.digest(secret) in dump
+
+
+async def test_a_preset_key_is_idempotent(store: Store) -> None:
+    """If this fails, a restart in Kubernetes with the same Secret breaks, or a weak key is taken."""
+    preset = "correct-horse-battery"
+    for _ in range(3):
+        assert await principals.ensure_first_key(store, preset=preset) is None
+    [row] = await principals.list_keys(store)
+    assert row.prefix == "cor"
+    assert await principals.ensure_first_key(store) is None
+    await principals.ensure_first_key(store, preset="another-good-preset-key")
+    assert len(await principals.list_keys(store)) == 2
+    await principals.revoke_key(store, row.id)
+    with pytest.raises(ConfigError, match="revoked"):
+        await principals.ensure_first_key(store, preset=preset)
+    for bad in ("short", "fifteen-chars-x", "has spaces in it, many", "ünïcödé-is-not-a-header", ""):
+        with pytest.raises(ConfigError, match="16 characters"):
+            await principals.ensure_first_key(store, preset=bad)
+    _, ordinary = await principals.create_key(store, name="app", admin=False)
+    with pytest.raises(ConfigError, match="ordinary"):
+        await principals.ensure_first_key(store, preset=ordinary)
+
+
+async def test_the_command_line_has_one_key(store: Store) -> None:
+    """If this fails, lost key files leave living keys behind, or each start revokes a good one."""
+    first = await principals.ensure_cli_key(store, None)
+    assert await principals.ensure_cli_key(store, first) == first
+    second = await principals.ensure_cli_key(store, "garbage")
+    assert second != first
+    living = [key for key in await principals.list_keys(store) if key.revoked_at is None]
+    assert [(key.name, key.admin) for key in living] == [(principals.CLI_KEY, True)]
+    assert await principals.ensure_first_key(store) is not None  # the command line's own key is not a person's
+
+
+async def test_revoking(store: Store) -> None:
+    """If this fails, access cannot be taken away, or everybody is locked out."""
+    key = await principals.ensure_first_key(store)
+    assert key is not None
+    [first] = await principals.list_keys(store)
+    with pytest.raises(LastAdminKey):
+        await principals.revoke_key(store, first.id)
+    second, _ = await principals.create_key(store, name="second", admin=True)
+    cookie, _ = await principals.open_session(store, principal_id=first.principal_id, key_id=first.id, admin=True)
+    token, _ = await principals.create_login_token(store, key_id=first.id)
+    assert await principals.find_session(store, cookie) is not None
+    for _ in range(2):
+        await principals.revoke_key(store, first.id)
+    assert await principals.find_session(store, cookie) is None
+    assert await principals.redeem_login_token(store, token) is None
+    with pytest.raises(UnknownKey):
+        await principals.create_login_token(store, key_id=first.id)
+    with pytest.raises(UnknownKey):
+        await principals.revoke_key(store, "key_none")
+    assert {one.id for one in (await principals.live_keys(store)).values()} == {second.id}
+
+
+async def test_keys_of_one_name_share_a_principal(store: Store) -> None:
+    """If this fails, a person with a new key loses their chats."""
+    first, _ = await principals.create_key(store, name="ada", admin=False)
+    second, _ = await principals.create_key(store, name="laptop", admin=False, principal="ada")
+    third, _ = await principals.create_key(store, name="bob", admin=False)
+    assert first.principal_id == second.principal_id != third.principal_id
