@@ -152,9 +152,7 @@ class Server:
         """A metric that the only engine tells of itself."""
         folder = self.engine_folder()
         spec, state = (json.loads((folder / file).read_text()) for file in ("spec.json", "state.json"))
-        answer = httpx.get(
-            f"http://127.0.0.1:{state['port']}/metrics", headers={"authorization": f"Bearer {spec['key']}"}, timeout=10
-        )
+        answer = httpx.get(f"{state['url']}/metrics", headers={"authorization": f"Bearer {spec['key']}"}, timeout=10)
         return float(
             re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.e+-]+)$", answer.raise_for_status().text, re.MULTILINE)[0]
         )

@@ -82,7 +82,7 @@ def _memory(lamplighter: Server) -> int:
     return int(psutil.Process(lamplighter.process.pid).memory_info().rss)
 
 
-@pytest.mark.parametrize("key", [None, "", "lk-wrong", "Bearer", "lk-" + "x" * 5000])
+@pytest.mark.parametrize("key", [None, "lk-wrong", "Bearer", "lk-" + "x" * 5000])
 def test_wrong_keys(lamplighter: Server, key: str | None) -> None:
     """Anybody could use the model, or a person could not tell what is wrong with the key."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}

@@ -26,20 +26,20 @@ CAPABILITY: dict[Route, Capability] = {
     "embeddings": Capability.EMBEDDINGS,
 }
 
+_CONTENT = frozenset({b'"', b"[", b"n"})
+"""How a JSON string, list or null begins."""
 _MAX_CHOICES = 128
 _MAX_TOKENS = 2**31 - 1
 _BOM = b"\xef\xbb\xbf"
 _TRUE = msgspec.Raw(b"true")
+_NULL = msgspec.Raw(b"null")
 
 Fields = dict[str, msgspec.Raw]
 
 
 class _Message(msgspec.Struct):
     role: str
-
-
-class _Model(msgspec.Struct):
-    model: str
+    content: msgspec.Raw = _NULL
 
 
 _fields = msgspec.json.Decoder(Fields)
@@ -180,6 +180,9 @@ def _check_messages(fields: Fields) -> None:
         ) from None
     if not messages:
         raise RequestError("The field `messages` must have at least one message.", param="messages", code="invalid_value")
+    for index, message in enumerate(messages):
+        if bytes(memoryview(message.content)[:1]) not in _CONTENT:  # its beginning tells its type; it may be megabytes
+            raise _wrong(f"messages[{index}].content", "a string, a list of parts, or null")
 
 
 def _check_text(fields: Fields, name: str) -> None:
