@@ -77,6 +77,8 @@ def _once(invocation: Invocation, conversation: "Conversation", question: str) -
         end = _print_answer(conversation.ask(question))
         if end is None:
             raise KeyboardInterrupt
+        if end.model != conversation.model:
+            invocation.note(f"({end.model} answered while {conversation.model} wakes)")
         return
     text, done = "", None
     for item in conversation.ask(question):
@@ -108,7 +110,7 @@ def _talk(conversation: "Conversation") -> None:
             return
         except KeyboardInterrupt:
             print()
-            screen.print("Ctrl-D or /quit ends.", style="dim")
+            screen.print("Ctrl-D or /quit ends.", style="dim", highlight=False)
             continue
         if not line:
             continue
@@ -125,7 +127,7 @@ def _talk(conversation: "Conversation") -> None:
                 screen.print(f"  next: {error.next_step}", markup=False, highlight=False)
             continue
         if done is None:
-            screen.print(" [stopped]", style="dim", markup=False)
+            screen.print(" (stopped)", style="dim", highlight=False)
         elif done.usage:
             speed = f"{done.usage.get('completion_tokens', 0)} tokens"
             screen.print(f"{done.model}, {speed}", style="dim", highlight=False)
@@ -140,7 +142,7 @@ def _command(conversation: "Conversation", line: str) -> bool:
             return False
         if name == "new":
             conversation.forget()
-            screen.print("Forgotten; begin anew.", style="dim")
+            screen.print("Forgotten; begin anew.", style="dim", highlight=False)
         elif name in ("model", "models"):
             known = [model["name"] for model in conversation.client.get("/api/status")["models"]]
             if name == "model" and argument.strip() in known:

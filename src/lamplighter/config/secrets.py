@@ -43,8 +43,10 @@ def resolve(reference: str, *, where: str = "") -> str:
         problem = f"the environment variable {name} is not set"
     else:
         try:
-            value = Path(name).expanduser().read_text()
+            value = Path(name).expanduser().read_text(encoding="utf-8")
             problem = f"the file {name} is empty"
+        except (UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: there is no home folder for `~`
+            raise ConfigError(f"the secret's file {name} cannot be read as text", where=where) from error
         except OSError as error:
             raise ConfigError(f"the secret's file {name} cannot be read: {error.strerror}", where=where) from error
     value = value.strip()

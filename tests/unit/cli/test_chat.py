@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ STREAM = (
 def test_any_cut_gives_the_same_answer(cuts: list[int]) -> None:
     """Networks cut where they like, also within a character; no separator inside JSON ends a line."""
     edges = [0, *sorted(cuts), len(STREAM)]
-    chunks = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [STREAM[a:b] for a, b in pairwise(edges)]
     assert list(_read(chunks, "small")) == [
         Waking("load", "3s", "5s"),
         Text("Hel"),

@@ -161,10 +161,9 @@ def test_ctrl_c_is_status_130(lamplighter: Run, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_closed_pipe_is_no_error(running: Api) -> None:
     """`lamplighter config schema | head -1` must not print a complaint."""
-    done = subprocess.run(
-        f"{sys.executable} -c 'from lamplighter.cli.main import main; main()' config schema | head -1",
-        shell=True, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    line = f"{sys.executable} -c 'from lamplighter.cli.main import main; main()' config schema | head -1"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "{\n"
     assert done.stderr == ""
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from itertools import pairwise
 
 import pytest
 
@@ -76,7 +77,7 @@ async def test_a_crashed_part_is_started_again_less_and_less_eagerly() -> None:
     await clock.advance(200)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    gaps = [later - earlier for earlier, later in zip(began, began[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(began)]
     assert began[0] == start
     assert gaps[:3] == pytest.approx([FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE])
     assert gaps[-1] == pytest.approx(LONGEST_PAUSE)

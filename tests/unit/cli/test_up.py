@@ -93,8 +93,8 @@ class Running:
             self.process.send_signal(number)
             time.sleep(0.3 if len(signals) > 1 else 0)
         out, err = self.process.communicate(timeout=PATIENCE)
-        self.out += out
-        self.err += err
+        self.out += out or ""
+        self.err += err or ""
         return self.process.returncode
 
 
@@ -324,10 +324,12 @@ def test_a_crash_of_the_keeper_is_survived(folder: DataFolder) -> None:
 
 def test_a_closed_terminal_does_not_end_the_server(folder: DataFolder, config: Path) -> None:
     """`lamplighter up | head -1`, or a log disk that is full, must not take the service down."""
-    process = subprocess.Popen(
-        f"exec {sys.executable} -c 'from lamplighter.cli.main import main; main()' up --config {config} --port 0 --data {folder.root} >/dev/full",
-        shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
-    )  # fmt: skip
+    program = "from lamplighter.cli.main import main; main()"
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "up", "--config", config, "--port", "0", "--data", folder.root],
+            stdout=full, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment(), start_new_session=True,
+        )  # fmt: skip
     try:
         assert Running(process, folder).ready().end(signal.SIGTERM) == 0
     finally:
@@ -338,13 +340,11 @@ def test_a_closed_terminal_does_not_end_the_server(folder: DataFolder, config: P
 
 def test_the_end_of_the_terminal_is_no_reason_under_nohup(folder: DataFolder, config: Path) -> None:
     """Whoever starts it with `nohup` wants it to stay."""
-    import functools
-
     program = "from lamplighter.cli.main import main; main()"
+    ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "up", "--config", config, "--port", "0", "--data", folder.root],
+        [*ignoring, sys.executable, "-c", program, "up", "--config", config, "--port", "0", "--data", folder.root],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment(), start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     try:
         server = Running(process, folder).ready()
@@ -395,3 +395,41 @@ def test_ctrl_c_during_the_download_ends_at_once(folder: DataFolder, tmp_path: P
             assert time.monotonic() - began < 5
             connection.close()
     assert "Traceback" not in server.err
+
+
+def test_ctrl_c_in_a_chat_stops_the_answer_and_not_the_program(folder: DataFolder) -> None:
+    """On a real terminal: the engine is free at once, and the talk goes on."""
+    import pty
+
+    with serving(folder, "dev", "--speed", "200") as server:
+        child, terminal = pty.fork()
+        if child == 0:  # pragma: no cover - the other process
+            program = "from lamplighter.cli.main import main; main()"
+            words = ["chat", "--model", "quick", "--data", str(folder.root)]
+            os.execve(sys.executable, [sys.executable, "-c", program, *words], environment(TERM="dumb"))  # noqa: S606 - it must be the terminal's own process
+        said = b""
+
+        def until(text: bytes) -> None:
+            nonlocal said
+            end = time.monotonic() + PATIENCE
+            while text not in said:
+                assert time.monotonic() < end, said
+                said += os.read(terminal, 65_536)
+
+        until(b"> ")
+        os.write(terminal, b"hello\r")
+        until(b"lamp is lit")
+        os.write(terminal, b"\x03")
+        until(b"(stopped)")
+        end = time.monotonic() + PATIENCE
+        while any(model["in_flight"] for model in server.status()["models"]):
+            assert time.monotonic() < end, "the engine is still busy"
+            time.sleep(0.02)
+        said = b""
+        os.write(terminal, b"/models\r")
+        until(b"big, quick")
+        os.write(terminal, b"/quit\r")
+        _, status = os.waitpid(child, 0)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert server.end(signal.SIGTERM) == 0

@@ -178,7 +178,7 @@ def test_a_file_that_only_tunes_still_serves_the_bundled_model() -> None:
 def test_units_mean_what_they_say() -> None:
     """A duration read as another would hold requests for hours, or not at all."""
     config = parse("gateway: {hold: 1m30s, max_body: 2MiB, max_wait: never}\npools: {here: {kind: process, sleep_after: never}}")
-    assert config.gateway.hold == 90
+    assert config.gateway.hold == Duration(90)
     assert config.gateway.max_body == 2 * 2**20
     assert config.gateway.max_wait == float("inf")
     assert isinstance(config.pools["here"], ProcessPool)

@@ -8,11 +8,12 @@ import yaml
 
 from lamplighter.config import defaults, parse
 from lamplighter.config.reference import json_schema, settings, settings_markdown
+from lamplighter.engines.sources.files import parse as parse_source
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "docs" / "examples").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path,description", [(path, setting.get("description", "")) for path, setting, _ in settings()])
+@pytest.mark.parametrize(("path", "description"), [(path, setting.get("description", "")) for path, setting, _ in settings()])
 def test_every_setting_is_described(path: str, description: str) -> None:
     """A setting that nobody explains is one that nobody can use."""
     assert len(description) > 10, path
@@ -60,6 +61,9 @@ def test_every_example_is_a_good_configuration(path: Path) -> None:
     """People begin by copying an example: it must work, and name only what exists."""
     config = parse(path.read_text(encoding="utf-8"), name=path.name)
     assert config.models
+    for model in config.models.values():
+        if model.engine == "llamacpp":
+            parse_source(model.source or "")  # raises for what the catalogue does not have
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
