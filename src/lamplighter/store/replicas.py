@@ -75,18 +75,21 @@ async def launch(
     now, identity = store.clock.time(), new_id("rep")
     async with store.write() as connection:
         await leases.check(connection, KEEPER, term)
-        await connection.execute(
-            insert(replicas).values(
-                id=identity, pool=pool, handle=handle, models=list(models), state=ReplicaState.LAUNCHING.value, since=now, epoch=1,
-                created_at=now, wake_id=wake_id,
+        row = (
+            await connection.execute(
+                insert(replicas)
+                .values(
+                    id=identity, pool=pool, handle=handle, models=list(models), state=ReplicaState.LAUNCHING.value, since=now, epoch=1,
+                    created_at=now, wake_id=wake_id,
+                )
+                .returning(replicas)
             )
-        )  # fmt: skip
+        ).one()  # fmt: skip
         await connection.execute(
             insert(events).values(
                 at=now, replica_id=identity, pool=pool, from_state=None, to_state=ReplicaState.LAUNCHING.value, term=term
             )
         )
-        row = (await connection.execute(select(replicas).where(replicas.c.id == identity))).one()
     store.bus.publish(Topic.REPLICAS, pool)
     return _replica(row)
 
@@ -120,7 +123,8 @@ async def advance(
             values["stage"] = None
         if to is ReplicaState.GONE:
             values["endpoint_key"] = None  # the secret of an engine that is no more
-        await connection.execute(update(replicas).where(replicas.c.id == replica_id).values(**values))
+        written = update(replicas).where(replicas.c.id == replica_id).values(**values).returning(replicas)
+        fresh = (await connection.execute(written)).one()
         await connection.execute(
             insert(events).values(
                 at=now, replica_id=replica_id, pool=row.pool, from_state=current.value, to_state=to.value, reason=values["reason"], detail=detail, term=term,
@@ -128,7 +132,6 @@ async def advance(
         )  # fmt: skip
         if to is ReplicaState.GONE:
             await connection.execute(delete(drain_acks).where(drain_acks.c.replica_id == replica_id))
-        fresh = (await connection.execute(select(replicas).where(replicas.c.id == replica_id))).one()
     store.bus.publish(Topic.REPLICAS, row.pool)
     return _replica(fresh)
 
