@@ -143,8 +143,8 @@ def unreachable(lane: Lane, detail: str = "") -> RequestError:
 
 def _unreachable(lane: Lane, now: float) -> bool:
     """Whether an always-on server is known not to answer. Right after the start it is just not known yet."""
-    if any(replica.state is ReplicaState.READY for replica in lane.replicas):
-        return False
+    if lane.targets:
+        return lane.pick() is None  # it refused a moment ago
     waiting = (ReplicaState.LAUNCHING, ReplicaState.STARTING)
     return bool(lane.replicas) and not any(
         replica.state in waiting and now - replica.created_at < _STATIC_GRACE for replica in lane.replicas

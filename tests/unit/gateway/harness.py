@@ -195,7 +195,9 @@ async def running(config: Config | None = None, *, clock: Clock | None = None, h
             await asyncio.sleep(0.005)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=20) as client:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            headers = {"authorization": f"Bearer {KEY}"}
+            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20, limits=limits) as client:
                 yield Rig(gateway, store, clock, url, term, client)
         finally:
             server.should_exit = True

@@ -73,14 +73,23 @@ class InferenceApp:
         except asyncio.CancelledError:
             record.outcome = "cancelled"
             record.status = record.status or CLIENT_LEFT
-            if wire is None or not wire.gone:
+            if wire is None:
                 raise
+            if not wire.gone:
+                self._give_up(wire, request_id)
         finally:
             if call is not None:
                 call.close()
             dispatch.meter.finish(record)
             if wire is not None:
                 await wire.aclose()
+
+    def _give_up(self, wire: Wire, request_id: str) -> None:
+        """The server ends us although the client is still there: its grace is over. The client is told."""
+        if wire.started:
+            wire.finish(error_event(faults.lost("the gateway is stopping").body()))
+        else:
+            send_error(wire, hold.stopping(), request_id)
 
     async def _body(self, headers: dict[bytes, bytes], receive: Any) -> bytes:
         """The request's body. Raises RequestError 400, 408, 413 or 415."""
