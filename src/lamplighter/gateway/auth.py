@@ -12,6 +12,7 @@ import structlog
 
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError, StoreError
+from lamplighter.gateway.background import forever
 from lamplighter.store import principals
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
@@ -47,7 +48,7 @@ class Keyring:
     async def start(self) -> None:
         """Load the keys, then follow their changes. Raises StoreError when they cannot be read."""
         await self.refresh()
-        self._task = asyncio.create_task(self._follow(), name="keyring")
+        self._task = forever("keyring", self._follow, self._clock)
 
     async def stop(self) -> None:
         """Stop following and write what is known of the keys' use."""

@@ -233,7 +233,8 @@ async def close_session(store: Store, cookie: str) -> None:
 async def create_login_token(store: Store, *, key_id: str | None = None) -> tuple[str, float]:
     """A token that opens one session within 15 minutes, and when it runs out (Unix seconds).
 
-    `key_id`: the admin key on whose behalf it is made; the session will end with that key. None: the owner's, bound to no key.
+    `key_id`: the admin key on whose behalf it is made; the session will end with that key. None: the owner's, which
+    ends with the command line's key, if there is one.
     Raises UnknownKey when that key does not open any more.
     """
     token, now = secret("ll"), store.clock.time()
@@ -241,6 +242,8 @@ async def create_login_token(store: Store, *, key_id: str | None = None) -> tupl
         await connection.execute(delete(login_tokens).where(login_tokens.c.expires_at <= now - _KEPT_TOKENS))
         if key_id is None:
             principal_id, admin = await _owner(connection, store), True
+            living = (keys.c.name == CLI_KEY) & keys.c.admin & keys.c.revoked_at.is_(None)
+            key_id = await connection.scalar(select(keys.c.id).where(living).limit(1))
         else:
             row = (
                 await connection.execute(select(keys).where((keys.c.id == key_id) & keys.c.revoked_at.is_(None)))

@@ -101,6 +101,20 @@ async def test_revoking(store: Store) -> None:
     assert {one.id for one in (await principals.live_keys(store)).values()} == {second.id}
 
 
+async def test_a_printed_link_can_be_taken_back(store: Store) -> None:
+    """If this fails, a session from the link that `up` printed cannot be ended by any key's revocation."""
+    await principals.ensure_first_key(store)
+    await principals.ensure_cli_key(store, None)
+    token, _ = await principals.create_login_token(store)
+    opened = await principals.redeem_login_token(store, token)
+    assert opened is not None
+    session = await principals.find_session(store, opened[0])
+    assert session is not None
+    assert session.key_id is not None
+    await principals.revoke_key(store, session.key_id)
+    assert await principals.find_session(store, opened[0]) is None
+
+
 async def test_keys_of_one_name_share_a_principal(store: Store) -> None:
     """If this fails, a person with a new key loses their chats."""
     first, _ = await principals.create_key(store, name="ada", admin=False)

@@ -16,6 +16,7 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError, StoreError
 from lamplighter.engines.base import Capability, Engine
 from lamplighter.gateway.auth import Identity
+from lamplighter.gateway.background import forever
 from lamplighter.gateway.chat.live import Live
 from lamplighter.gateway.chat.log import Log, ended
 from lamplighter.gateway.chat.prompt import Prompt
@@ -73,8 +74,8 @@ class Generations:
         """End what a predecessor left behind, then write and watch. Raises StoreError."""
         await self._adopt()
         self._background = [
-            asyncio.create_task(self._flush_forever(), name="generations-flush"),
-            asyncio.create_task(self._sweep_forever(), name="generations-sweep"),
+            forever("generations-flush", self._flush_forever, self._clock),
+            forever("generations-sweep", self._sweep_forever, self._clock),
         ]
 
     def refuse(self) -> None:

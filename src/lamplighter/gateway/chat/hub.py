@@ -11,6 +11,7 @@ import structlog
 
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import StoreError
+from lamplighter.gateway.background import forever
 from lamplighter.gateway.chat.shapes import chat_json
 from lamplighter.gateway.view import Snapshot, View
 from lamplighter.store import chats
@@ -60,9 +61,9 @@ class Hub:
         """Begin to follow."""
         self.models = self._models_json(self._view.snapshot)
         self._tasks = [
-            asyncio.create_task(self._follow_view(), name="hub-view"),
-            asyncio.create_task(self._follow_chats(), name="hub-chats"),
-            asyncio.create_task(self._follow_keys(), name="hub-keys"),
+            forever("hub-view", self._follow_view, self._clock),
+            forever("hub-chats", self._follow_chats, self._clock),
+            forever("hub-keys", self._follow_keys, self._clock),
         ]
 
     async def stop(self) -> None:
