@@ -74,6 +74,7 @@ class Live:
     _task: asyncio.Task[None] | None = None
     _ending: str | None = None
     _buffer: list[str] = field(default_factory=list)
+    _buffered: str = "delta"
     _emitted_at: float = float("-inf")
     _later: asyncio.Task[None] | None = None
     _wake_at: float = float("-inf")
@@ -135,6 +136,8 @@ class Live:
             }
         elif isinstance(problem, LamplighterError):
             self.error = error_json(problem)
+            if problem.code == "context_length_exceeded" and not problem.next_step:
+                self.error["next_step"] = "Shorten the message, or choose a model with a larger context."
         else:
             _log.error("generation_failed", generation=self.id, exc_info=problem)
             self.error = {
@@ -208,20 +211,22 @@ class Live:
         if delta is None:
             return
         if delta.reasoning_content:
-            self._touch()
-            self.log.append("thinking", {"text": delta.reasoning_content})
+            self._write("thinking", delta.reasoning_content)
         if delta.content:
-            self._touch()
-            self._length += len(delta.content)
-            self._buffer.append(delta.content)
-            if self.clock.monotonic() - self._emitted_at >= DELTA_SECONDS:
-                self._emit()
-            elif self._later is None:
-                self._later = asyncio.create_task(self._emit_later(), name=f"emit-{self.id}")
+            self._write("delta", delta.content)
 
-    def _touch(self) -> None:
+    def _write(self, kind: str, text: str) -> None:
         if self._first_at is None:
             self._first_at = self.clock.monotonic()
+        if kind != self._buffered:
+            self._emit()
+            self._buffered = kind
+        self._length += len(text)
+        self._buffer.append(text)
+        if self.clock.monotonic() - self._emitted_at >= DELTA_SECONDS:
+            self._emit()
+        elif self._later is None:
+            self._later = asyncio.create_task(self._emit_later(), name=f"emit-{self.id}")
 
     async def _emit_later(self) -> None:
         await self.clock.sleep(self._emitted_at + DELTA_SECONDS - self.clock.monotonic())
@@ -235,7 +240,7 @@ class Live:
         if self._buffer:
             text, self._buffer = "".join(self._buffer), []
             self._emitted_at = self.clock.monotonic()
-            self.log.append("delta", {"text": text})
+            self.log.append(self._buffered, {"text": text})
 
     def _measured(self) -> dict[str, Any] | None:
         """Usage as the page shows it: seconds count from the moment at which the engine had the request, the wake apart."""

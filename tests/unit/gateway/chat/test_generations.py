@@ -221,11 +221,12 @@ async def test_thoughts_are_told_apart_from_the_answer() -> None:
         log = await one.control._generations.attach(one.identity, begun.generation.id)
         call = await one.relay.next()
         call.started()
-        call.say(Event(b'{"choices":[{"delta":{"reasoning_content":"Hm."}}]}'))
-        call.text("Yes.")
+        call.say(*[Event(b'{"choices":[{"delta":{"reasoning_content":"Hm."}}]}')] * 50)
+        call.text("Yes", ".")
         call.end()
         await clock.advance(1)
-        assert [event.kind for event in log.between(0)] == ["thinking", "delta", "usage", "done"]
+        assert [event.kind for event in log.between(0)] == ["thinking", "thinking", "delta", "usage", "done"]
+        assert "".join(event.data["text"] for event in log.between(0)[:2]) == "Hm." * 50
         assert log.text == "Yes."
 
 
@@ -274,6 +275,7 @@ async def test_a_prompt_refused_as_too_long_is_tried_shorter() -> None:
         (await one.relay.next()).say(RequestError("too long", code="context_length_exceeded"))
         await clock.advance(0.1)
         shorter = await one.relay.next()
+        assert again.user_message is not None
         assert len(shorter.body["messages"]) < len(one.relay.calls[1].body["messages"])
         assert shorter.body["messages"][-1]["content"].endswith("And now?")
         shorter.started()
@@ -312,3 +314,30 @@ async def test_many_answers_leave_nothing_behind() -> None:
         manager = one.control._generations
         assert (manager.running, manager._tasks, manager._mirrors, manager._unsaved) == (0, set(), {}, {})
         assert all(call.closed.is_set() for call in one.relay.calls)
+
+
+async def test_a_question_that_can_never_fit_says_what_to_do() -> None:
+    """If this fails, a person who pasted a book reads an engine's own words and no way on."""
+    clock = VirtualClock()
+    async with stage(clock=clock) as one:
+        begun = await begin(one)
+        (await one.relay.next()).say(RequestError("8027 tokens", code="context_length_exceeded"))
+        await clock.advance(1)
+        error = (await chats.message(one.store, begun.chat.id, begun.message.id)).error
+        assert error is not None
+        assert "Shorten" in error["next_step"]
+
+
+async def test_a_drain_waits_for_answers_but_not_for_ever() -> None:
+    """If this fails, an update cuts every answer, or never comes to its end."""
+    async with stage() as one:
+        await begin(one)
+        call = await one.relay.next()
+        call.started()
+        draining = asyncio.create_task(one.control.drain(5))
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError):
+            await begin(one, "late")
+        call.end()
+        await asyncio.wait_for(draining, 2)
+        assert one.control.generating == 0

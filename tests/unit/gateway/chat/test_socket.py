@@ -379,6 +379,20 @@ async def test_foreign_origins_and_strangers_are_refused() -> None:
             await page.hear("status")
 
 
+async def test_sockets_of_one_person_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, one broken script opens connections until nobody else gets one."""
+    monkeypatch.setattr("lamplighter.gateway.control.socket.MAX_SOCKETS", 1)
+    async with stage() as one, served(one) as address, talk(one, address) as page:
+        await page.hear("status")
+        with pytest.raises(InvalidStatus) as refused:
+            async with talk(one, address):
+                pass
+        assert refused.value.response.status_code == 429
+        assert refused.value.response.headers["retry-after"] == "30"
+        async with talk(one, address, key=one.other_key) as other:
+            await other.hear("status")
+
+
 async def test_a_revoked_key_ends_its_sessions_and_sockets() -> None:
     """If this fails, a stolen session lives on after its key was revoked."""
     async with stage() as one, served(one) as address:

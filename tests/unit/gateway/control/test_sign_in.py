@@ -1,6 +1,7 @@
 """Signing in, CSRF, cookies, keys: who gets in, and how they are put out."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -186,6 +187,11 @@ async def test_the_use_of_a_key_is_noted() -> None:
     [
         ("POST", "/api/session", {}, 400, "invalid_request"),
         ("POST", "/api/session", {"key": "a", "login_token": "b"}, 400, "invalid_request"),
+        ("POST", "/api/session", {"key": "\ud800"}, 400, "invalid_request"),
+        ("POST", "/api/session", {"login_token": "\udcff"}, 400, "invalid_request"),
+        ("POST", "/api/session", ["key"], 400, "invalid_request"),
+        ("POST", "/api/session", {"key": 5}, 400, "invalid_request"),
+        ("POST", "/api/session", {"key": "no\u0000key"}, 401, "invalid_api_key"),
         ("POST", "/api/keys", {"name": ""}, 400, "invalid_request"),
         ("POST", "/api/keys", {"name": "a\nb"}, 400, "invalid_request"),
         ("POST", "/api/keys", {"name": "x", "admin": "yes"}, 400, "invalid_request"),
@@ -201,7 +207,8 @@ async def test_the_use_of_a_key_is_noted() -> None:
 async def test_every_refusal_has_the_one_shape(method: str, path: str, body: object, status: int, code: str) -> None:
     """If this fails, the page and the command line show people a raw or empty error."""
     async with stage() as one, one.client() as client:
-        response = await client.request(method, path, json=body)
+        content = None if body is None else json.dumps(body)  # ASCII: lone surrogates travel as escapes
+        response = await client.request(method, path, content=content, headers={"content-type": "application/json"})
         assert (response.status_code, error_of(response)) == (status, code)
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
