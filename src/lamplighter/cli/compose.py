@@ -76,7 +76,7 @@ class LiveModels:
 
 
 def provider(
-    name: str, pool: PoolConfig, *, config: Config, models: LiveModels, data: Path, installation: str, kinds: Mapping[str, Engine], clock: Clock
+    name: str, pool: PoolConfig, *, models: LiveModels, data: Path, installation: str, kinds: Mapping[str, Engine], clock: Clock
 ) -> Provider:  # fmt: skip
     """The provider of one pool, by its kind."""
     match pool:
@@ -103,7 +103,7 @@ class Installation:
         self._models = LiveModels(store, config)
         self._providers = {
             name: provider(
-                name, pool, config=config, models=self._models, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock
+                name, pool, models=self._models, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock
             )
             for name, pool in config.pools.items()
         }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamplighter.cli.invocation import DataOption, JsonOption, KeyOption, UrlOption, of, table
+from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
 from lamplighter.cli.words import ago, doing
 
 if TYPE_CHECKING:
@@ -43,7 +43,13 @@ def status(
         elif watch:
             _watch(client, answer)
         else:
-            invocation.show({**answer, "server": {"url": client.url}}, picture(answer, client.url))
+            invocation.show({**answer, "server": _server(invocation, client.url)}, picture(answer, client.url))
+
+
+def _server(invocation: Invocation, url: str) -> dict[str, Any]:
+    """Where the answer comes from; with the process, when it is this machine's."""
+    info = None if invocation.url else invocation.folder.read_server()
+    return {"url": url, "pid": info.pid if info else None}
 
 
 def picture(answer: dict[str, Any], url: str) -> "RenderableType":

@@ -60,7 +60,7 @@ def test_status_json_is_the_apis_answer_and_the_server(lamplighter: Run, running
     """Programs rely on the documented shape."""
     running.answers["GET /api/status"] = 200, status(model())
     answer = lamplighter("status", "--json")
-    assert answer.json == {**status(model()), "server": {"url": running.url}}
+    assert answer.json == {**status(model()), "server": {"url": running.url, "pid": 1}}
 
 
 def test_status_watch_ends_with_an_error_when_the_server_goes(
