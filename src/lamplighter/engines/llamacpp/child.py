@@ -18,6 +18,23 @@ from lamplighter.engines.supervisor import Failure, Life, run
 _OVERHEAD = 150 * 10**6
 """Bytes that llama.cpp needs beside weights and cache: compute buffers, the tokenizer, itself (94 MB measured with SmolLM2-135M)."""
 
+_MIN_BATCH = 512
+
+_BUNDLED_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful English-speaking assistant. Be concise.<|im_end|>\n' }}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The bundled model's own template with another default system message.
+
+With its own, or with "Answer in English.", the first word about the capital of France is as likely French as English (log-probabilities -1.8
+to -1.9); with this one English is ahead by 1.6, and at the low temperature that decides.
+"""
+
 
 def main() -> int:
     """Run the engine of the folder given as the one argument."""
@@ -122,14 +139,16 @@ def _params(xlc: ModuleType, life: Life, path: Path, *, context: int, slots: int
     if config["embeddings"]:
         p.embedding = True
         p.pooling_type = xlc.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        p.n_batch = p.n_ubatch = max(_MIN_BATCH, context)  # a text is embedded in one physical batch, or refused
     p.use_jinja = True
     p.endpoint_metrics, p.endpoint_slots, p.ui = True, False, False
     p.cors_origins = "http://127.0.0.1"
     p.cache_ram_mib = 0  # its default grows to 8 GiB of old prompts
     p.sse_ping_interval = 1  # how soon a silent stream notices that its client left
     p.verbosity = 1
-    if config["source"] == "bundled":  # what so small a model needs in order to answer sensibly
+    if config["source"] in ("bundled", "catalogue:smollm2-135m"):  # what so small a model needs in order to answer sensibly
         p.sampling.temp, p.sampling.penalty_repeat = 0.2, 1.1
+        p.chat_template = _BUNDLED_TEMPLATE
     return p
 
 
