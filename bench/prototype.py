@@ -4,6 +4,7 @@ No keys, limits, holding, routing, metering, metrics or log; no timeouts, no err
 """
 
 import asyncio
+import socket
 import sys
 from typing import Any, cast
 
@@ -93,19 +94,14 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 def main() -> None:
-    """`python -m bench.prototype PORT UPSTREAM_PORT`."""
+    """`python -m bench.prototype UPSTREAM_PORT`: prints its port."""
     global _UPSTREAM  # noqa: PLW0603 - one setting of a throw-away program
-    _UPSTREAM = ("127.0.0.1", int(sys.argv[2]))
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="error",
-        backlog=4096,
-    )
+    _UPSTREAM = ("127.0.0.1", int(sys.argv[1]))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error", backlog=4096)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
