@@ -120,7 +120,7 @@ def _read(folder: Path) -> dict[str, _File]:
         body = path.read_bytes()
         packed = None
         if path.suffix not in _PACKED and len(body) >= _COMPRESSED_FROM:
-            packed = gzip.compress(body, 9, mtime=0)
+            packed = gzip.compress(body, 6, mtime=0)  # level 9: 1 % smaller, three times as long at every start
         etag = b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'
         lasting = name.startswith(_HASHED)
         files[name] = _File(

@@ -94,13 +94,13 @@ class Hub:
     async def _follow_view(self) -> None:
         snapshot = self._view.snapshot
         while True:
-            snapshot = await self._view.changed(snapshot.version)
             models = self._models_json(snapshot)
             if models != self.models:
                 self.models = models
                 for listener in self._all():
                     listener.status_changed()
             await self._clock.sleep(STATUS_SECONDS)
+            snapshot = await self._view.changed(snapshot.version)
 
     async def _follow_chats(self) -> None:
         with self._store.bus.subscribe(Topic.CHATS) as hints:

@@ -42,11 +42,13 @@ class Control:
     async def drain(self, grace: float) -> None:
         """Begin no more answers; return when those that are being written have ended, or after `grace` seconds."""
         self._generations.refuse()
-        settled = asyncio.create_task(self._generations.settle(), name="generations-settle")
+        settled = asyncio.Event()
+        settling = asyncio.create_task(self._generations.settle(), name="generations-settle")
+        settling.add_done_callback(lambda _: settled.set())
         try:
-            await asyncio.wait({settled}, timeout=grace)
+            await self._parts.services.clock.wait(settled, grace)
         finally:
-            settled.cancel()
+            settling.cancel()
 
     async def stop(self) -> None:
         """Interrupt the answers that are left, keeping their text, and end."""

@@ -330,14 +330,21 @@ async def test_a_question_that_can_never_fit_says_what_to_do() -> None:
 
 async def test_a_drain_waits_for_answers_but_not_for_ever() -> None:
     """If this fails, an update cuts every answer, or never comes to its end."""
-    async with stage() as one:
+    clock = VirtualClock()
+    async with stage(clock=clock) as one:
         await begin(one)
         call = await one.relay.next()
         call.started()
-        draining = asyncio.create_task(one.control.drain(5))
-        await asyncio.sleep(0)
+        given_up = asyncio.create_task(one.control.drain(5))
+        await clock.advance(4)
+        assert not given_up.done()
         with pytest.raises(RequestError):
             await begin(one, "late")
+        await clock.advance(2)
+        assert given_up.done()
+        draining = asyncio.create_task(one.control.drain(500))
+        await clock.advance(4)
         call.end()
-        await asyncio.wait_for(draining, 2)
+        await clock.advance(1)
+        assert draining.done()
         assert one.control.generating == 0

@@ -236,6 +236,20 @@ async def test_bodies_are_bounded() -> None:
         assert (broken.status_code, error_of(broken)) == (400, "invalid_json")
 
 
+async def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, strangers can hold as many connections open as they like."""
+    monkeypatch.setattr("lamplighter.gateway.control.guard.BODY_SECONDS", 0.05)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b'{"key": '
+        await asyncio.sleep(3600)
+
+    async with stage() as one, one.client(key=None) as client:
+        slow = await client.post("/api/session", content=trickle(), headers={"content-type": "application/json"})
+        assert (slow.status_code, error_of(slow)) == (408, "body_timeout")
+        assert slow.headers["connection"] == "close"
+
+
 async def test_the_api_describes_itself_to_admins_only() -> None:
     """If this fails, tools cannot be made for the API, or strangers read what there is to attack."""
     async with stage() as one:
