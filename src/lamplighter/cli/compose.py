@@ -148,8 +148,8 @@ class Installation:
     def weak_note(self) -> str | None:
         """A word about the first model whose answers are weak, if there is one."""
         total, cores = memory.total(), os.cpu_count() or 1
-        notes = (weak_note(model, total, cores) for model in self._config.models.values())
-        return next((note for note in notes if note), None)
+        notes = ((name, weak_note(model, total, cores)) for name, model in self._config.models.items())
+        return next((f"{name}: {note}" for name, note in notes if note), None)
 
     async def drain(self) -> None:
         """Take no new requests; let running answers finish within the grace of the configuration."""
