@@ -16,7 +16,7 @@ SLOW = """
 models:
   big: {engine: fake, pool: cloud}
 pools:
-  cloud: {kind: fake, sleep_after: 5m, tokens_per_second: 15, stages: {capacity: 1s, boot: 1s, mesh: 1s, pull: 1s, load: 1s}}
+  cloud: {kind: fake, sleep_after: 5m, tokens_per_second: 15, stages: {capacity: 2s, boot: 1s, mesh: 1s, pull: 1s, load: 1s}}
 """
 
 
@@ -42,7 +42,8 @@ def _ask(page: Page, text: str) -> None:
 
 
 def _answer(page: Page) -> str:
-    return page.locator("[data-role=assistant]").last.inner_text()
+    row = page.get_by_role("article").filter(has=page.get_by_role("heading", name=re.compile("Answered by")))
+    return row.last.inner_text()
 
 
 @pytest.mark.model
@@ -67,8 +68,14 @@ def test_the_wake_card_and_stop(server: Callable[..., Server], browser: Browser)
     with running(server(SLOW)) as lamplighter:
         page = _open(browser, lamplighter, viewport={"width": 390, "height": 844}, color_scheme="dark")
         _ask(page, "Tell me a story.")
-        for stage in ("capacity", "boot", "mesh", "pull", "load"):
-            expect(page.get_by_text(re.compile(stage, re.IGNORECASE)).first).to_be_visible(timeout=15_000)
+        for stage in (
+            "Finding a machine",
+            "Starting the machine",
+            "Joining the network",
+            "Fetching the model",
+            "Loading the model",
+        ):
+            expect(page.get_by_text(stage).first).to_be_visible(timeout=15_000)  # future stages are shown from the first moment
         expect(page.get_by_text(re.compile("woke in", re.IGNORECASE)).first).to_be_visible(timeout=30_000)
         eventually(lambda: lamplighter.model("big")["in_flight"] == 1, what="it answers")
         page.get_by_role("button", name="Stop").click()
@@ -101,4 +108,5 @@ def test_a_stranger_sees_only_the_sign_in(server: Callable[..., Server], browser
         for address in (lamplighter.url, f"{lamplighter.url}/#login={token}"):
             page = browser.new_context().new_page()
             page.goto(address)
-            expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+            expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+            expect(page.get_by_role("textbox", name="Message")).to_have_count(0)

@@ -32,6 +32,7 @@ export function Composer(props: ComposerProps) {
   const text = useDrafts((state) => state[view] ?? "");
   const area = useRef<HTMLTextAreaElement>(null);
   const ready = text.trim() !== "" && model !== null;
+  const waiting = useRef(false);
 
   useEffect(() => {
     drafts.open(view, isNew);
@@ -49,10 +50,16 @@ export function Composer(props: ComposerProps) {
 
   const submit = (event?: FormEvent) => {
     event?.preventDefault();
+    waiting.current = text.trim() !== "" && model === null;
     if (!ready) return;
     onSend(text.trim());
     drafts.write(view, "", isNew);
   };
+  // Who is faster than the list of models has pressed Enter all the same: it is sent as soon as there is one to ask.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: only the arrival of the model sends
+  useEffect(() => {
+    if (waiting.current && model !== null) submit();
+  }, [model]);
   const onKeyDown = (event: KeyboardEvent<HTMLTextAreaElement>) => {
     // While an input method composes a word, Enter belongs to it.
     if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
@@ -80,7 +87,10 @@ export function Composer(props: ComposerProps) {
           value={text}
           aria-label={t.label}
           placeholder={t.placeholder(model)}
-          onChange={(event) => drafts.write(view, event.target.value, isNew)}
+          onChange={(event) => {
+            waiting.current = false;
+            drafts.write(view, event.target.value, isNew);
+          }}
           onKeyDown={onKeyDown}
           className={cx(
             "block min-w-0 flex-1 resize-none bg-transparent py-3.5 pl-5 touch:py-[18px] text-[15px] leading-6",
