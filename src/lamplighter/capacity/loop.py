@@ -67,13 +67,13 @@ class PoolLoop:
                     failures = 0
                     at_once = at_once + 1 if changed and at_once < AT_ONCE else 0
                     pause = 0.0 if at_once else self._pause()
-                urgent, news = await self._news(mailbox, pause)
+                urgent, told = await self._news(mailbox, pause)
+                news = told or at_once > 0  # what has just changed may be followed by more
 
     async def _round(self, urgent: Collection[str], *, news: bool) -> bool:
         """A whole round when it is due, else a glance, and a whole one if the glance saw something; whether anything changed."""
-        retry_at = self._pool.retry_at
-        due = self._whole_at is None or self._clock.monotonic() >= self._whole_at
-        if not (news or due or (retry_at is not None and retry_at <= self._clock.time())) and not await self._pool.glance():
+        due = self._whole_at is None or self._clock.monotonic() >= self._whole_at or self._pool.due_at <= self._clock.time()
+        if not (news or due) and not await self._pool.glance():
             return False
         self._whole_at = None
         changed = await self._pool.step(urgent)
@@ -96,9 +96,7 @@ class PoolLoop:
             return min(self._interval, FAST if now - max(moving) < FAST_FOR else CALM)
         if any(row.state is S.READY and self._pool.misses(row) for row in self._pool.rows):
             return min(self._interval, AGAIN_AFTER)
-        if self._pool.retry_at is not None:
-            return max(FAST, min(self._interval, self._pool.retry_at - now))
-        return self._interval
+        return max(FAST, min(self._interval, self._pool.due_at - now))
 
     async def _news(self, mailbox: Subscription, timeout: float) -> tuple[set[str], bool]:
         """Wait for `timeout` seconds, or until news concern this pool; the replicas that are suspected, and whether there was news."""

@@ -4,7 +4,7 @@ Not responsible for when a round is due (`loop`), for leading (`keeper`), nor fo
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypedDict
 
 import structlog
@@ -67,8 +67,8 @@ class PoolKeeper:
         """Those of this pool, as of the last round."""
         self.rows: list[Replica] = []
         """What is not gone, as of the last round."""
-        self.retry_at: float | None = None
-        """When a failed wake that somebody still waits for is tried again."""
+        self.due_at = float("inf")
+        """Unix seconds of the next decision that only time brings: a failed wake is tried again, an idle model sleeps."""
         self.policy = policy_of(config.pools[name], config.keeper)
         self._config = config
         self._store = store
@@ -250,8 +250,7 @@ class PoolKeeper:
         blocked = {
             model: wake.retry_at for model, wake in latest.items() if wake.outcome == "failed" and wake.retry_at is not None
         }
-        asked = [at for model, at in blocked.items() if at > now and needed(demand.get(model), self.policy, now)]
-        self.retry_at = min(asked, default=None)
+        self.due_at = min((at for at in self._dates(rows, demand, blocked) if at > now), default=float("inf"))
         for model in self.models:
             count = max(needed(demand.get(model), self.policy, now), self.policy.min_replicas)
             ready = sum(row.models == (model,) and row.state in HOLDING for row in rows)
@@ -265,6 +264,16 @@ class PoolKeeper:
             waking=waking,
             floors={model: window.most for model, window in self._windows.items()},
         )
+
+    def _dates(self, rows: Sequence[Replica], demand: Mapping[str, Demand], blocked: Mapping[str, float]) -> Iterator[float]:
+        """When a pause ends that somebody waits for, and when what is ready goes to sleep."""
+        now = self._clock.time()
+        yield from (at for model, at in blocked.items() if needed(demand.get(model), self.policy, now))
+        for row in rows:
+            if row.state is S.READY and row.models:
+                at = (demand.get(row.models[0]) or Demand(row.models[0])).sleeps_at(row.ready_at, self.policy.sleep_after)
+                if at is not None:
+                    yield at
 
     async def _replica_view(self, row: Replica, demand: Mapping[str, Demand]) -> ReplicaView:
         model = row.models[0] if row.models else ""

@@ -16,6 +16,8 @@ from lamplighter.store.replicas import Replica
 from lamplighter.store.store import Store
 from lamplighter.store.wakes import Stage, Wake
 
+AWAY_AFTER = 5.0
+"""Seconds between a wake's last stage and our noticing after which nobody can have been looking."""
 PROGRESS_EVERY = 0.5
 """Seconds between two writes of nothing but a stage's progress; a new stage is written at once."""
 
@@ -132,9 +134,12 @@ class Wakebook:
         )
         pulled = pull_seconds(stages, now)
         await wakes.progress(self._store, wake.id, stages, warm=pulled is None or pulled < PULLED_AFTER, term=self._term)
-        if await wakes.end(self._store, wake.id, "ready", term=self._term):
+        ends = [stage.ended_at for stage in stages if stage.ended_at is not None]
+        # A wake that went on while no keeper looked ended when its last stage did: its length is the ETA of others.
+        at = max(ends) if ends and now - max(ends) > AWAY_AFTER else now
+        if await wakes.end(self._store, wake.id, "ready", at=at, term=self._term):
             self._metrics.wakes.labels(self._pool, wake.model, "ready", "").inc()
-            self._metrics.wake_seconds.labels(self._pool, wake.model).observe(now - wake.started_at)
+            self._metrics.wake_seconds.labels(self._pool, wake.model).observe(at - wake.started_at)
         self._written.pop(wake.id, None)
 
     async def _undone(self, wake: Wake, members: Sequence[Replica]) -> None:

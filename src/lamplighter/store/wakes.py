@@ -144,16 +144,17 @@ async def end(
     reason: WakeFailure | None = None,
     detail: str | None = None,
     retry_at: float | None = None,
+    at: float | None = None,
     term: int | None = None,
 ) -> bool:
-    """A wake ends, once: a second end changes nothing and answers False."""
+    """A wake ends, now or `at` an earlier time; once: a second end changes nothing and answers False."""
     async with store.write() as connection:
         await _check(connection, term)
         pool = await connection.scalar(
             update(wakes)
             .where((wakes.c.id == wake_id) & (wakes.c.outcome.is_(None)))
             .values(
-                ended_at=store.clock.time(),
+                ended_at=store.clock.time() if at is None else at,
                 outcome=outcome,
                 reason=reason.value if reason else None,
                 detail=detail,

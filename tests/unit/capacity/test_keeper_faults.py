@@ -201,6 +201,21 @@ async def test_kill_in_the_middle_of_a_wake_is_adopted() -> None:
         assert w.cloud.launches == 1
         wake = await w.wake("m")
         assert (wake.id, wake.outcome) == (first.id, "ready")
+        assert wake.seconds == pytest.approx(25, abs=0.5)
+
+
+async def test_a_wake_that_went_on_while_we_were_away_keeps_its_true_length() -> None:
+    """If this fails, one crash of ours makes every later ETA an hour."""
+    async with world(durations={"boot": 20.0, "load": 5.0}) as w:
+        await w.ask("m", queued=1)
+        await w.beat(10)
+        await w.kill()
+        await w.clock.advance(3600)
+        await w.restart()
+        await w.beat(1)
+        wake = await w.wake("m")
+        assert wake.outcome == "ready"
+        assert wake.seconds == pytest.approx(25, abs=0.5)
 
 
 async def test_kill_while_awake_is_adopted_without_an_interruption() -> None:
@@ -421,12 +436,12 @@ async def test_a_static_server_is_watched_and_never_touched() -> None:
         wake = await w.wake("n", "nas")
         assert (wake.outcome, wake.reason, wake.detail) == ("failed", WakeFailure.UNREACHABLE, "connection refused")
         assert wake.attempt >= 3  # so that those who wait are told at once
-        await w.beat(300)
+        await w.beat(60)
         assert await w.states() == ["unreachable"]
         w.doctor.static = Probe(Health.READY)
         await w.beat(3)
         assert await w.states() == ["ready"]
-        await w.beat(300)
+        await w.beat(60)
         assert await w.states() == ["ready"]
         assert (await w.replicas())[0].id == row.id
         static = w.providers["nas"]

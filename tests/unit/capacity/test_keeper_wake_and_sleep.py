@@ -24,12 +24,12 @@ async def test_a_request_wakes_and_idleness_sleeps() -> None:
         await w.ask("m", in_flight=1)
         await w.beat(3)
         await w.done("m")
-        await w.beat(59)
+        await w.beat(59.8)
         assert await w.states() == ["ready"]
-        await w.beat(3)
+        await w.beat(0.3)  # to the moment, as the page counted down
         assert await w.states() == ["draining"]
         await w.ack()
-        await w.beat(1)
+        await w.beat(0.2)
         assert await w.states() == []
         assert w.cloud.machines == {}
         assert w.cloud.launches == 1
