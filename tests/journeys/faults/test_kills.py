@@ -92,7 +92,7 @@ def test_sigterm_lets_a_running_answer_finish(server: Callable[..., Server]) -> 
     """Every restart would cut somebody's answer."""
     lamplighter = server(BASE).start()
     try:
-        stream = lamplighter.openai().chat.completions.create(**{**STORY, "max_tokens": 150}, stream=True)  # type: ignore[call-overload]
+        stream = lamplighter.openai().chat.completions.create(**{**STORY, "max_tokens": 150}, stream=True)
         next(stream)
         assert lamplighter.process is not None
         lamplighter.process.send_signal(signal.SIGTERM)

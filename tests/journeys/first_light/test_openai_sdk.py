@@ -29,7 +29,7 @@ def lamplighter(tmp_path_factory: pytest.TempPathFactory, models: object) -> Ite
 
 def test_a_chat_is_answered(lamplighter: Server) -> None:
     """If this fails, the main job fails: a question to a sleeping model gets no answer."""
-    answer = lamplighter.openai().chat.completions.create(model="small", messages=QUESTION, max_tokens=24)  # type: ignore[call-overload]
+    answer = lamplighter.openai().chat.completions.create(model="small", messages=QUESTION, max_tokens=24)
     assert answer.choices[0].message.content.strip()
     assert answer.model == "small"
     assert answer.usage.completion_tokens > 0
@@ -39,7 +39,7 @@ def test_a_stream_brings_tokens_and_usage(lamplighter: Server) -> None:
     """Programs that count tokens from the stream would count nothing."""
     stream = lamplighter.openai().chat.completions.create(
         model="small", messages=QUESTION, max_tokens=24, stream=True, stream_options={"include_usage": True}
-    )  # type: ignore[call-overload]
+    )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text.strip()
@@ -49,7 +49,7 @@ def test_a_stream_brings_tokens_and_usage(lamplighter: Server) -> None:
 
 def test_usage_comes_only_to_those_who_ask(lamplighter: Server) -> None:
     """Clients that index `choices[0]` of every chunk would break on a usage event that they did not ask for."""
-    chunks = list(lamplighter.openai().chat.completions.create(model="small", messages=QUESTION, max_tokens=8, stream=True))  # type: ignore[call-overload]
+    chunks = list(lamplighter.openai().chat.completions.create(model="small", messages=QUESTION, max_tokens=8, stream=True))
     assert all(chunk.choices for chunk in chunks)
 
 
@@ -67,12 +67,12 @@ def test_completions_embeddings_and_models(lamplighter: Server) -> None:
 def test_errors_have_the_sdk_s_types(lamplighter: Server) -> None:
     """A program's `except` clauses would not match."""
     with pytest.raises(openai.AuthenticationError):
-        lamplighter.openai(api_key="lk-wrong").chat.completions.create(model="small", messages=QUESTION)  # type: ignore[arg-type]
+        lamplighter.openai(api_key="lk-wrong").chat.completions.create(model="small", messages=QUESTION)
     with pytest.raises(openai.NotFoundError) as missing:
-        lamplighter.openai().chat.completions.create(model="absent", messages=QUESTION)  # type: ignore[arg-type]
+        lamplighter.openai().chat.completions.create(model="absent", messages=QUESTION)
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as bad:
-        lamplighter.openai().chat.completions.create(model="small", messages=QUESTION, max_tokens=-1)  # type: ignore[arg-type]
+        lamplighter.openai().chat.completions.create(model="small", messages=QUESTION, max_tokens=-1)
     assert bad.value.param in {"max_tokens", "max_completion_tokens"}
     with pytest.raises(openai.BadRequestError) as overflow:
         lamplighter.openai().chat.completions.create(model="small", messages=[{"role": "user", "content": "word " * 5000}])
@@ -84,8 +84,8 @@ def test_a_timeout_and_a_cancel_free_the_engine(lamplighter: Server) -> None:
     client = lamplighter.openai()
     long = [{"role": "user", "content": "Write a very long story about a lighthouse."}]
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.6).chat.completions.create(model="small", messages=long, max_tokens=900)  # type: ignore[call-overload]
-    stream = client.chat.completions.create(model="small", messages=long, max_tokens=900, stream=True)  # type: ignore[call-overload]
+        client.with_options(timeout=0.6).chat.completions.create(model="small", messages=long, max_tokens=900)
+    stream = client.chat.completions.create(model="small", messages=long, max_tokens=900, stream=True)
     for _ in range(3):
         next(stream)
     assert lamplighter.engine_metric("llamacpp:requests_processing") >= 1

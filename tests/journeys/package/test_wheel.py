@@ -17,7 +17,7 @@ CONFIG = "models: {small: {engine: fake, pool: quick}}\npools: {quick: {kind: fa
 
 def test_the_wheel_serves_the_page_without_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever installs the package would see no page, or would need a JavaScript tool chain."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, text=True, timeout=120)
     (wheel,) = tmp_path.glob("lamplighter-*.whl")
     unpacked = tmp_path / "site"

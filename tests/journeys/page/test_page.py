@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -26,9 +27,9 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def _open(browser: Browser, lamplighter: Server, **options: object) -> Page:
+def _open(browser: Browser, lamplighter: Server, **options: Any) -> Page:
     """A fresh visitor who follows the one-time link; the page must not log errors."""
-    page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
+    page = browser.new_context(**options).new_page()
     page.goto(f"{lamplighter.url}/#login={lamplighter.login_token()}")
     expect(page.get_by_role("textbox", name="Message")).to_be_visible(timeout=15_000)
     assert "login" not in page.url, "the token must not stay in the address bar"

@@ -43,7 +43,7 @@ def test_watching_neither_wakes_nor_keeps_awake(server: Callable[..., Server]) -
 def test_a_generation_longer_than_the_idle_time_is_not_cut(server: Callable[..., Server]) -> None:
     """Long answers would end in the middle."""
     with running(server(BASE.format("500ms"))) as lamplighter:
-        stream = lamplighter.openai().chat.completions.create(**{**CHAT, "max_tokens": 700}, stream=True)  # type: ignore[call-overload]
+        stream = lamplighter.openai().chat.completions.create(**{**CHAT, "max_tokens": 700}, stream=True)
         began = time.monotonic()
         reasons = [chunk.choices[0].finish_reason for chunk in stream]
         assert reasons[-1] in {"stop", "length"}
@@ -73,8 +73,7 @@ pools:
 """
     with running(server(config)) as lamplighter:
         streams = {
-            name: lamplighter.openai().chat.completions.create(**{**CHAT, "model": name}, stream=True)  # type: ignore[call-overload]
-            for name in ("one", "two")
+            name: lamplighter.openai().chat.completions.create(**{**CHAT, "model": name}, stream=True) for name in ("one", "two")
         }
         for name, stream in streams.items():
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices), name

@@ -52,7 +52,7 @@ def test_json_when_hold_is_shorter_than_the_load(server: Callable[..., Server]) 
         assert error["code"] == "model_waking"
         assert error["message"]
         # The SDK's own retries then get the answer: the wake went on.
-        assert lamplighter.openai(max_retries=6).chat.completions.create(**CHAT).choices[0].message.content  # type: ignore[call-overload]
+        assert lamplighter.openai(max_retries=6).chat.completions.create(**CHAT).choices[0].message.content
 
 
 def test_a_crowd_at_zero(server: Callable[..., Server]) -> None:
