@@ -123,10 +123,10 @@ def run(
     ]
     loading = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(on))  # noqa: PLW1509 - only sets the affinity
     highest = 0
-    while True:
+    out: str | None = None
+    while out is None:
         try:
             out, _ = loading.communicate(timeout=0.2)
-            break
         except subprocess.TimeoutExpired:
             highest = max(highest, _memory(pid))
     return Cost(msgspec.json.decode(out, type=Load), _cpu(pid) - before, max(highest, _memory(pid)))

@@ -83,7 +83,7 @@ class Server:
 
     def login_token(self) -> str:
         """The one-time login token of the newest start."""
-        return re.findall(r"#login=([\w-]+)", self.text())[-1]
+        return str(re.findall(r"#login=([\w-]+)", self.text())[-1])
 
     def kill(self) -> None:
         """`kill -9`: no chance to clean up."""

@@ -1,6 +1,13 @@
 export interface Mock {
   url: string;
-  world: { speed: number; signedIn: boolean; connections: number };
+  world: {
+    speed: number;
+    signedIn: boolean;
+    connections: number;
+    holdAfter: number;
+    holdStage: number;
+    answer: string;
+  };
   drop(): void;
   close(): Promise<void>;
 }

@@ -66,6 +66,10 @@ class World {
   requests = new Map();
   sockets = new Set();
   connections = 0;
+  /** Answers stop after this many words, and wakes before this stage, until the number grows: for tests. */
+  holdAfter = Number.POSITIVE_INFINITY;
+  holdStage = Number.POSITIVE_INFINITY;
+  answer = ANSWER;
   #next = 0;
 
   constructor(speed) {
@@ -272,6 +276,7 @@ class World {
     const first = now();
     const words = text.match(/\s*\S+/g) ?? [];
     for (const [index, word] of words.entries()) {
+      while (index >= this.holdAfter && !generation.cancelled && !this.stopped) await later(5);
       if (this.stopped) return;
       if (generation.cancelled) return this.finish(generation, "cancelled");
       if (generation.question.includes("interrupt") && index > words.length / 3)
@@ -318,6 +323,7 @@ class World {
         this.status();
         this.emit(generation, "wake", structuredClone(wake));
         await later((seconds * 100) / this.speed);
+        while (index >= this.holdStage && !generation.cancelled && !this.stopped) await later(5);
         if (this.stopped) return false;
         if (generation.cancelled) {
           Object.assign(status, { state: "asleep", wake: null });

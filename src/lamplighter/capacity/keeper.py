@@ -169,7 +169,7 @@ class Keeper:
         raise _Ending
 
     async def _renew(self, term: int) -> None:
-        """Keep the lease; raises StaleTerm when it is lost, or could not be renewed for as long as it lasts."""
+        """Keep the lease; raises StaleTerm when it is lost, or could not be renewed for as long as it lasts (unless nobody else can lead)."""
         renewed = self._clock.monotonic()
         while True:
             await self._clock.sleep(RENEW_EVERY)
@@ -181,7 +181,8 @@ class Keeper:
                 raise
             except StoreError as error:
                 _log.warning("the leadership could not be renewed", error=str(error))
-                if self._clock.monotonic() - renewed >= LEASE_TTL:
+                # The owner of the data folder's lock knows that nobody else leads: on a full disk it goes on renewing its engines' leases.
+                if not self._force and self._clock.monotonic() - renewed >= LEASE_TTL:
                     raise StaleTerm(f"term {term} could not be renewed for {LEASE_TTL:g} s") from error
 
     async def _sweep(self) -> None:

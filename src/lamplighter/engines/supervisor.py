@@ -32,6 +32,7 @@ MAX_LOG = 5 * 2**20
 """Bytes at which `engine.log` is moved to `engine.log.1` and begun again."""
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY = 0.2
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 class Failure(Exception):
@@ -107,8 +108,11 @@ def run(folder: Path, body: Callable[[Life], None]) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     kills = _oom_kills()
+    # Whoever asks us to end before the handlers are there would kill the supervisor alone: such a signal waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     pid = os.fork()
     if pid == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         os.close(wake_read)
         os.close(wake_write)
         _engine_half(Life(folder, spec, replace(state, engine_pid=os.getpid())), body, parent=state.pid)
@@ -166,6 +170,7 @@ def _supervise(folder: Path, spec: Spec, pid: int, wake_read: int, wake_write: i
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     renewed_at, stamp = time.monotonic(), _stamp(folder)
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)

@@ -6,6 +6,7 @@ counts. Not responsible for the counts themselves: lanes keep them.
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 import structlog
 
@@ -38,6 +39,7 @@ class DemandReporter:
         self._wake: dict[str, None] = {}
         self._leaving: dict[tuple[str, int], None] = {}
         self._acknowledged: dict[str, int] = {}
+        self._busy: dict[str, tuple[bool, bool]] = {}
         self._touched = asyncio.Event()
         self._urgent = asyncio.Event()
         self._failing = False
@@ -107,7 +109,8 @@ class DemandReporter:
         try:
             if lanes or wake:
                 await demand.report(self._store, self._gateway_id, [_row(lane) for lane in lanes], wake=list(wake))
-                self._view.nudge()
+                if self._turned(lanes):
+                    self._view.nudge()
             elif not leaving:
                 await demand.heartbeat(self._store, self._gateway_id)
             for replica_id, epoch in leaving:
@@ -121,6 +124,15 @@ class DemandReporter:
             raise
         living = {target.replica_id for target in self._lanes.targets()}
         self._acknowledged = {replica: epoch for replica, epoch in self._acknowledged.items() if replica in living}
+
+    def _turned(self, lanes: Iterable[Lane]) -> bool:
+        """Whether waiting or working began or ended somewhere: what people see. Mere counts show with the view's next refresh."""
+        turned = False
+        for lane in lanes:
+            now = (lane.queued > 0, lane.in_flight > 0)
+            turned = turned or self._busy.get(lane.name) != now
+            self._busy[lane.name] = now
+        return turned
 
 
 def _row(lane: Lane) -> GatewayDemand:

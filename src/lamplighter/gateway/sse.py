@@ -53,6 +53,8 @@ def read_whole(body: bytes) -> Usage | None:
 
 def payload(event: bytes) -> bytes | None:
     """The data of one event: its `data` lines joined by line feeds; None when it has none (a comment)."""
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
+        return event[6:-2]  # as nearly all are
     lines = [line[5:].removeprefix(b" ") for line in _LINE.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
 
@@ -100,9 +102,8 @@ class Splitter:
                 return b""
             data = data[:end]
         self._previous, self._last = self._last, data
-        if b'"usage"' in data:
-            return self._metered(data)
-        return data
+        at = data.rfind(b'"usage"')
+        return data if at < 0 else self._metered(data, at)
 
     def _end(self, data: bytes) -> int:
         """Where the last whole event ends; 0 when there is none. What was searched before is not searched again."""
@@ -126,7 +127,8 @@ class Splitter:
             return b""
         self._pending = b""
         self._previous, self._last = self._last, rest
-        return self._metered(rest) if b'"usage"' in rest else rest
+        at = rest.rfind(b'"usage"')
+        return rest if at < 0 else self._metered(rest, at)
 
     def events(self, data: bytes) -> list[bytes]:
         """The single events in what `feed` gave."""
@@ -143,24 +145,21 @@ class Splitter:
             events.append(data[start:])
         return events
 
-    def _metered(self, data: bytes) -> bytes:
-        """Note the usage in whole events, and leave out what the client did not ask for."""
+    def _metered(self, data: bytes, at: int) -> bytes:
+        """Note the usage in whole events, and leave out what the client did not ask for. `at`: where the last `"usage"` stands.
+
+        The last event that has usage decides; searching on for others would mean reading every byte of a long piece twice.
+        """
         if b"\r" in data:
             return b"".join(event for event in self.events(data) if not self._only_usage(event))
-        # Only the events around the word are looked at: there may be thousands of others in one piece.
-        at = data.find(b'"usage"')
-        while at >= 0:
-            if data[at + 7 : at + 12] == b":null":  # vLLM says so in every event
-                at = data.find(b'"usage"', at + 7)
-                continue
-            before = data.rfind(b"\n\n", 0, at)
-            start = before + 2 if before >= 0 else 0
-            end = data.find(b"\n\n", at) + 2
-            if self._only_usage(data[start:end]):
-                data = data[:start] + data[end:]
-                end = start
-            at = data.find(b'"usage"', end)
-        return data
+        while at >= 0 and data[at + 7 : at + 12] == b":null":  # vLLM says so in every event but the last
+            at = data.rfind(b'"usage"', 0, at)
+        if at < 0:
+            return data
+        before = data.rfind(b"\n\n", 0, at)
+        start = before + 2 if before >= 0 else 0
+        end = data.find(b"\n\n", at) + 2
+        return data[:start] + data[end:] if self._only_usage(data[start:end]) else data
 
     def _only_usage(self, event: bytes) -> bool:
         """Whether `event` is to be left out; its usage is noted in any case."""

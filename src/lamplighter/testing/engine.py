@@ -6,12 +6,9 @@ Its errors have llama.cpp's shape, as of the version we embed. Not responsible f
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import hashlib
 import json
 import os
-import struct
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -21,10 +18,10 @@ from typing import Any, Self
 
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.testing.http import Exchange, HttpServer
+from lamplighter.testing.wire import Writing, count_words, dump, embeddings, error_object
 
 WORDS = ("The", " lamp", " is", " lit", " while", " somebody", " reads", ",", " and", " dark", " again", " after", ".")
 UNICODE_WORDS = (" žluťoučký", " 🏮", " 灯台", " naïve")
-_EMBEDDING_SIZE = 8
 
 
 class Wrong(StrEnum):
@@ -155,13 +152,13 @@ class FakeEngine:
         if not inference:
             self.counters.other += 1
         if path == "/health":
-            _json(exchange, 503, _error("Loading model", 503, "unavailable_error")) if loading else _json(
+            _json(exchange, 503, error_object("Loading model", 503, "unavailable_error")) if loading else _json(
                 exchange, 200, {"status": "ok"}
             )
         elif behaviour.key is not None and exchange.request.headers.get("authorization") != f"Bearer {behaviour.key}":
-            _json(exchange, 401, _error("Invalid API Key", 401, "authentication_error"))
+            _json(exchange, 401, error_object("Invalid API Key", 401, "authentication_error"))
         elif loading:
-            _json(exchange, 503, _error("Loading model", 503, "unavailable_error"))
+            _json(exchange, 503, error_object("Loading model", 503, "unavailable_error"))
         elif path == "/v1/models":
             model = {
                 "id": behaviour.model,
@@ -179,7 +176,7 @@ class FakeEngine:
         elif inference and path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
             await self._infer(exchange, path)
         else:
-            _json(exchange, 404, _error("File Not Found", 404, "not_found_error"))
+            _json(exchange, 404, error_object("File Not Found", 404, "not_found_error"))
 
     async def _infer(self, exchange: Exchange, path: str) -> None:
         counters = self.counters
@@ -199,7 +196,7 @@ class FakeEngine:
         behaviour, wrong = self.behaviour, self._take_wrong()
         if behaviour.status_503_times > 0:
             self.behaviour = replace(behaviour, status_503_times=behaviour.status_503_times - 1)
-            return _json(exchange, 503, _error("No slot is free", 503, "unavailable_error"))
+            return _json(exchange, 503, error_object("No slot is free", 503, "unavailable_error"))
         if wrong is Wrong.HANG:
             await asyncio.Event().wait()
         if wrong is Wrong.RESET:
@@ -210,25 +207,25 @@ class FakeEngine:
         if wrong is Wrong.SLOW_HEADERS:
             await self._clock.sleep(behaviour.slow_seconds)
         if wrong is Wrong.STATUS_500:
-            return _json(exchange, 500, _error("The fake failed, as asked", 500, "server_error"))
+            return _json(exchange, 500, error_object("The fake failed, as asked", 500, "server_error"))
         try:
             body = json.loads(exchange.request.body)
             if not isinstance(body, dict):
                 raise ValueError("the body must be an object")  # noqa: TRY004 - answered like every other bad body
         except ValueError as error:
-            return _json(exchange, 400, _error(str(error), 400, "invalid_request_error"))
+            return _json(exchange, 400, error_object(str(error), 400, "invalid_request_error"))
         self.bodies.append(body)
         if path == "/v1/embeddings":
-            return _json(exchange, 200, _embeddings(body))
-        prompt = _words(body.get("messages", body.get("prompt", "")))
+            return _json(exchange, 200, embeddings(body))
+        prompt = count_words(body.get("messages", body.get("prompt", "")))
         if prompt > behaviour.context:
             message = (
                 f"request ({prompt} tokens) exceeds the available context size ({behaviour.context} tokens), try increasing it"
             )
-            overflow = _error(message, 400, "exceed_context_size_error")
+            overflow = error_object(message, 400, "exceed_context_size_error")
             overflow["error"] |= {"n_prompt_tokens": prompt, "n_ctx": behaviour.context}
             return _json(exchange, 400, overflow)
-        writing = _Writing(body, chat=path == "/v1/chat/completions", prompt=prompt, tokens=behaviour.tokens)
+        writing = Writing(body, chat=path == "/v1/chat/completions", prompt=prompt, tokens=behaviour.tokens)
         if body.get("stream"):
             await self._stream(exchange, writing, wrong)
         else:
@@ -236,7 +233,7 @@ class FakeEngine:
             _json(exchange, 200, writing.whole(text))
         return None
 
-    async def _stream(self, exchange: Exchange, writing: "_Writing", wrong: Wrong | None) -> None:
+    async def _stream(self, exchange: Exchange, writing: "Writing", wrong: Wrong | None) -> None:
         end = b"\r\n\r\n" if wrong is Wrong.CRLF_EVENTS else b"\n\n"
 
         async def send(data: bytes) -> None:
@@ -266,7 +263,7 @@ class FakeEngine:
                 if wrong is Wrong.STALL:
                     await asyncio.Event().wait()
                 if wrong is Wrong.ERROR_EVENT:
-                    await send(json.dumps(_error("The fake failed, as asked", 500, "server_error")).encode())
+                    await send(json.dumps(error_object("The fake failed, as asked", 500, "server_error")).encode())
                     return
                 if wrong is Wrong.GARBAGE_EVENT:
                     await send(b"{not json")
@@ -280,7 +277,7 @@ class FakeEngine:
         if wrong is not Wrong.NO_DONE:
             await send(b"[DONE]")
 
-    async def _tokens(self, writing: "_Writing", *, unicode: bool = False) -> AsyncIterator[str]:
+    async def _tokens(self, writing: "Writing", *, unicode: bool = False) -> AsyncIterator[str]:
         """The answer's words at the engine's speed."""
         words = WORDS + UNICODE_WORDS if unicode else WORDS
         began, first = self._clock.monotonic(), self.behaviour.first_token_seconds
@@ -308,80 +305,8 @@ class FakeEngine:
         return behaviour.wrong
 
 
-class _Writing:
-    """One answer: how long, in which of the two shapes."""
-
-    def __init__(self, body: dict[str, Any], *, chat: bool, prompt: int, tokens: int) -> None:
-        self.body = body
-        self.chat = chat
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        self.count = min(tokens, limit) if isinstance(limit, int) else tokens
-        self.finish = "length" if self.count < tokens else "stop"
-        self.usage = {"prompt_tokens": prompt, "completion_tokens": self.count, "total_tokens": prompt + self.count}
-        self.head = {
-            "id": ("chatcmpl-" if chat else "cmpl-") + hashlib.sha256(repr(body).encode()).hexdigest()[:12],
-            "created": 0,
-            "model": body.get("model", ""),
-        }
-
-    def event(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return _dump({**self.head, "object": kind, "choices": [{"index": 0, **choice, "finish_reason": finish}]})
-
-    def usage_event(self) -> bytes:
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return _dump({**self.head, "object": kind, "choices": [], "usage": self.usage})
-
-    def whole(self, text: str) -> dict[str, Any]:
-        choice = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        kind = "chat.completion" if self.chat else "text_completion"
-        choices = [{"index": 0, **choice, "finish_reason": self.finish}]
-        return {**self.head, "object": kind, "choices": choices, "usage": self.usage}
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def _json(exchange: Exchange, status: int, value: Any) -> None:
-    exchange.answer(status, _dump(value), "application/json; charset=utf-8")
-
-
-def _error(message: str, code: int, kind: str) -> dict[str, Any]:
-    """llama.cpp's error object."""
-    return {"error": {"code": code, "message": message, "type": kind}}
-
-
-def _words(value: Any) -> int:
-    """Words in whatever a prompt is made of: what the fake counts as tokens."""
-    if isinstance(value, str):
-        return len(value.split())
-    if isinstance(value, list):
-        return sum(_words(item) for item in value)
-    if isinstance(value, dict):
-        return sum(_words(item) for name, item in value.items() if name in ("content", "text"))
-    return 1 if isinstance(value, int) else 0
-
-
-def _embeddings(body: dict[str, Any]) -> dict[str, Any]:
-    inputs = body.get("input", "")
-    texts = inputs if isinstance(inputs, list) else [inputs]
-    data = []
-    for index, text in enumerate(texts):
-        digest = hashlib.sha256(repr(text).encode()).digest()
-        vector = [byte / 255 for byte in digest[:_EMBEDDING_SIZE]]
-        packed = base64.b64encode(struct.pack(f"<{_EMBEDDING_SIZE}f", *vector)).decode()
-        data.append(
-            {"object": "embedding", "index": index, "embedding": packed if body.get("encoding_format") == "base64" else vector}
-        )
-    tokens = sum(_words(text) for text in texts)
-    return {
-        "object": "list",
-        "model": body.get("model", ""),
-        "data": data,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    exchange.answer(status, dump(value), "application/json; charset=utf-8")
 
 
 def main() -> int:

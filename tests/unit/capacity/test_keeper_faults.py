@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from lamplighter.core.errors import ProviderError
+from lamplighter.core.errors import ProviderError, StoreFull
 from lamplighter.core.reasons import HealthReason, LossReason, WakeFailure
 from lamplighter.core.states import ReplicaState
 from lamplighter.engines.base import Health, Probe
@@ -483,3 +485,28 @@ async def test_many_nights_leave_nothing(nights: int) -> None:
         assert (await w.states(), w.cloud.machines, w.clock.waiting) == ([], {}, 0)
         assert await wakes.under_way(w.store) == []
         assert (w.cloud.launches, w.cloud.most) == (nights * len(models), len(models))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_full_disk_does_not_end_what_serves(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, a full disk takes the running models down with it, or a keeper that cannot write acts beside its successor."""
+    async with world() as w:
+        await w.serve("m", 1)
+        if alone:
+            await w.restart()
+            await w.beat(1)
+        term, renewals = w.keeper.term, w.cloud.renewals
+
+        @asynccontextmanager
+        async def full() -> AsyncIterator[None]:
+            raise StoreFull("the store's disk is full")
+            yield
+
+        with monkeypatch.context() as patch:
+            patch.setattr(w.store, "write", full)
+            await w.clock.advance(60)
+            assert (w.keeper.term == term) is alone
+            assert (w.cloud.renewals - renewals > 4) is alone
+        await w.beat(3)
+        assert w.keeper.term is not None
+        assert await w.states() == ["ready"]

@@ -95,10 +95,13 @@ async def test_a_transaction_is_whole_or_nothing() -> None:
         async with store.read() as connection:
             return set(await connection.scalars(select(meta.c.name))) - {"installation"}
 
-    with pytest.raises(KeyError):
+    async def broken() -> None:
         async with store.write() as connection:
             await connection.execute(meta.insert().values(name="a", value=""))
             raise KeyError
+
+    with pytest.raises(KeyError):
+        await broken()
     inside = asyncio.Event()
 
     async def slow() -> None:
