@@ -48,13 +48,19 @@ def attempt_after(latest: Wake | None, now: float, config: KeeperConfig) -> int:
 
 
 def merged(names: Sequence[str], observation: Observation | None) -> tuple[Stage, ...]:
-    """All stages of a wake in order, those to come included, with what the provider reports of them."""
+    """All stages of a wake in order, those to come included, with what the provider reports of them.
+
+    A stage that was not needed (nothing to pull) is left out once a later one has begun: else it would look unfinished for ever.
+    """
     reports = {stage.name: stage for stage in observation.stages} if observation else {}
+    order = list(dict.fromkeys([*names, *reports]))
+    reached = max((index for index, name in enumerate(names) if name in reports), default=-1)
     return tuple(
         Stage(name, reports[name].started_at, reports[name].ended_at, reports[name].progress, reports[name].detail)
         if name in reports
         else Stage(name)
-        for name in dict.fromkeys([*names, *reports])
+        for index, name in enumerate(order)
+        if name in reports or index > reached
     )
 
 

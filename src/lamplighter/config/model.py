@@ -4,6 +4,7 @@ Cross-field rules live in `Config`. Secrets appear only as references (`env:NAME
 """
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -185,7 +186,11 @@ class StaticPool(Section):
 
     @field_validator("url")
     @classmethod
-    def _without_v1(cls, value: str) -> str:
+    def _reachable(cls, value: str) -> str:
+        try:
+            urlsplit(value).port  # noqa: B018 - reading it is what checks its range
+        except ValueError as error:
+            raise ValueError(f"{value!r} has an impossible port: {error}") from error
         return value.rstrip("/").removesuffix("/v1")
 
 

@@ -96,3 +96,10 @@ def test_stages_to_come_are_shown_too() -> None:
     )
     assert merged(("boot", "load"), seen) == (Stage("boot", 1.0, 2.0, 1.0, "up"), Stage("load"), Stage("extra", 2.0))
     assert merged(("boot",), None) == (Stage("boot"),)
+
+
+def test_a_stage_that_was_not_needed_is_left_out() -> None:
+    """If this fails, "fetching the model" stays open above stages that are long done, although there was nothing to fetch."""
+    seen = Observation("h", ("m",), Presence.RUNNING, stages=(StageReport("start", 1.0),))
+    assert merged(("pull", "start", "load"), seen) == (Stage("start", 1.0), Stage("load"))
+    assert merged(("pull", "start", "load"), None) == (Stage("pull"), Stage("start"), Stage("load"))
