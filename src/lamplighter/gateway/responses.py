@@ -34,8 +34,6 @@ def error_headers(error: RequestError, request_id: str) -> Headers:
     headers = [*JSON_HEADERS, (b"x-request-id", request_id.encode())]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers]
     return headers
 

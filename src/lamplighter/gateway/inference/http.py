@@ -145,7 +145,7 @@ class InferenceApp:
         self, headers: dict[bytes, bytes], receive: Any, send: Any, error: RequestError, request_id: str, *, unread: bool
     ) -> None:
         """Answer a request whose body was not read (to its end), so that the client gets to read that answer."""
-        if unread and not error.headers and _small(headers):
+        if unread and ("connection", "close") not in error.headers and _small(headers):
             await discard(receive, seconds=_LINGER)  # what was sent with the head: the connection stays usable
             unread = False
         if unread and ("connection", "close") not in error.headers:
