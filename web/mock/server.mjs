@@ -270,7 +270,7 @@ class World {
       ? ` And that is the rest of it.`
       : generation.question.includes("long")
         ? LONG
-        : ANSWER;
+        : this.answer;
     if (generation.kept) this.emit(generation, "delta", { text: generation.kept });
     message.content = generation.kept;
     const first = now();

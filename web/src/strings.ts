@@ -17,6 +17,10 @@ export const strings = {
   },
   errors: {
     unreachable: "The server cannot be reached.",
+    tooLong: {
+      message: "This message is too long to be sent.",
+      next_step: "Shorten it, or send it in parts of less than 250 KB.",
+    },
     status: (status: number) => `The server answered ${status} without a reason.`,
   },
   announce: {
@@ -131,6 +135,7 @@ export const strings = {
     ttft: (duration: string) => `first token after ${duration}`,
     promptTokens: (count: string) => `${count} tokens read`,
     thinking: "Thinking",
+    thoughts: "Thoughts",
     stopped: "Stopped.",
     stoppedEmpty: "Stopped before anything was written.",
     interrupted: "Interrupted: the server restarted. What was written is kept.",

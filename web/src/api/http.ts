@@ -83,7 +83,9 @@ export const http = {
   wake: (model: string, keep?: number) =>
     call<ModelStatus>("POST", `/api/models/${segment(model)}/wake`, keep === undefined ? {} : { keep }),
   sleep: (model: string) => call<ModelStatus>("POST", `/api/models/${segment(model)}/sleep`, {}),
-  createKey: (name: string) => call<{ key: string }>("POST", "/api/keys", { name, admin: false }),
+  /** A key of the same principal: its chats are this person's chats, its use theirs. */
+  createKey: (name: string, principal: string) =>
+    call<{ key: string }>("POST", "/api/keys", { name, admin: false, principal }),
   chats: (query: { before?: string | undefined; q?: string | undefined }) => {
     const search = new URLSearchParams({ limit: "50" });
     if (query.before) search.set("before", query.before);

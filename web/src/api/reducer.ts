@@ -14,6 +14,8 @@ export interface Generation {
   /** The last seq applied; 0 before the first. */
   seq: number;
   text: string;
+  /** A reasoning model's thoughts: shown while it thinks, not part of the answer and not kept. */
+  thinking: string;
   wake: Wake | null;
   /** Seconds the wake took, once it is over. */
   wokeIn: number | null;
@@ -36,6 +38,7 @@ export function newGeneration(
     model: of.model ?? "",
     seq: 0,
     text: "",
+    thinking: "",
     wake: null,
     wokeIn: null,
     usage: null,
@@ -53,9 +56,19 @@ export function isLive(generation: Generation): boolean {
 /** `applied`: changed. `seen`: a duplicate, dropped. `gap`: events are missing, tail again. */
 export type Outcome = "applied" | "seen" | "gap";
 
-export function applyEvent(generation: Generation, event: GenerationEvent): [Generation, Outcome] {
+/**
+ * `force`: take the event over a gap, when asking again has brought nothing that would fill it.
+ *
+ * An ending is taken over any gap: after a crash its seq is far above the last one written, and it carries all.
+ */
+export function applyEvent(
+  generation: Generation,
+  event: GenerationEvent,
+  force = false,
+): [Generation, Outcome] {
   if (event.seq <= generation.seq) return [generation, "seen"];
-  if (event.seq > generation.seq + 1) return [generation, "gap"];
+  const ending = event.kind === "done" || event.kind === "error";
+  if (event.seq > generation.seq + 1 && !ending && !force) return [generation, "gap"];
   const next = { ...generation, seq: event.seq };
   switch (event.kind) {
     case "wake":
@@ -67,6 +80,8 @@ export function applyEvent(generation: Generation, event: GenerationEvent): [Gen
       ];
     case "delta":
       return [{ ...next, text: generation.text + event.data.text }, "applied"];
+    case "thinking":
+      return [{ ...next, thinking: generation.thinking + event.data.text }, "applied"];
     case "usage":
       return [{ ...next, usage: event.data }, "applied"];
     case "error":

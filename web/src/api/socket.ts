@@ -5,6 +5,7 @@
  * that were not answered (the server knows their `client_request_id`), tails every answer being written after its
  * last seq, and repeats a Stop. Not responsible for what is on the screen, nor for the cache of chats: `Listener`.
  */
+import { strings } from "../strings";
 import { type LiveState, newId, type Pending } from "./live";
 import { applyEvent, applySnapshot, type Generation, isLive, newGeneration } from "./reducer";
 import type {
@@ -25,6 +26,8 @@ export const FLUSH_MS = 60;
 export const SILENCE_MS = 45_000;
 /** A socket that was silent this long when the tab comes back is not trusted, whatever its readyState says. */
 export const STALE_MS = 5_000;
+/** The server takes frames up to 256 KB. */
+const MAX_FRAME_BYTES = 256_000;
 /** How long an attempt may take to open before it is abandoned. */
 export const OPEN_MS = 10_000;
 const BACKOFF_MS = [300, 800, 1_500, 3_000, 6_000, 12_000] as const;
@@ -71,6 +74,8 @@ export class Link {
   #flushedAt = 0;
   #buffer: (EventFrame | SnapshotFrame)[] = [];
   #wanted = false;
+  /** The seq at which a missing event was asked for, by generation: what is still missing then does not exist. */
+  #askedAt = new Map<string, number>();
 
   constructor(store: Store, listener: Listener, open: () => SocketLike) {
     this.#store = store;
@@ -100,10 +105,13 @@ export class Link {
   /** Asks for a generation. Kept and repeated until the server answers; returns its client_request_id. */
   request(request: GenerationRequest, view: string): string {
     const id = request.client_request_id;
+    const size = new TextEncoder().encode(JSON.stringify(request)).length;
+    // The server closes the line on a larger frame; sent again after every reconnect it would close it for ever.
+    const error = size > MAX_FRAME_BYTES ? { code: "too_long", ...strings.errors.tooLong } : null;
     this.#store.setState((state) => ({
-      pending: { ...state.pending, [id]: { request, view, at: Date.now(), error: null } },
+      pending: { ...state.pending, [id]: { request, view, at: Date.now(), error } },
     }));
-    this.#send(request);
+    if (error === null) this.#send(request);
     return id;
   }
 
@@ -331,7 +339,8 @@ export class Link {
         generations[known.id] = applySnapshot(known, frame);
         continue;
       }
-      const [next, outcome] = applyEvent(known, frame);
+      const askedBefore = !behind.has(known.id) && this.#askedAt.get(known.id) === known.seq;
+      const [next, outcome] = applyEvent(known, frame, askedBefore);
       generations[known.id] = next;
       if (outcome === "gap") behind.add(known.id);
       else if (outcome === "applied" && frame.kind === "done") finished.add(known.id);
@@ -339,10 +348,13 @@ export class Link {
     this.#store.setState({ generations });
     for (const id of behind) {
       const generation = generations[id];
-      if (generation) this.#send({ type: "tail", generation_id: id, after: generation.seq });
+      if (!generation || !isLive(generation)) continue;
+      this.#askedAt.set(id, generation.seq);
+      this.#send({ type: "tail", generation_id: id, after: generation.seq });
     }
     for (const id of finished) {
       const generation = generations[id];
+      this.#askedAt.delete(id);
       if (generation) this.#listener.done(generation);
     }
   }

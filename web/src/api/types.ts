@@ -163,6 +163,7 @@ export type ClientFrame =
 export type GenerationEvent = { generation_id: string; seq: number } & (
   | { kind: "wake"; data: Wake | { woke_in: number } }
   | { kind: "delta"; data: { text: string } }
+  | { kind: "thinking"; data: { text: string } }
   | { kind: "usage"; data: Usage }
   | { kind: "error"; data: ApiError }
   | { kind: "done"; data: { status: Exclude<MessageStatus, "streaming">; message: Message } }

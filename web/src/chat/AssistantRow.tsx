@@ -91,7 +91,7 @@ function Waiting({ generation, model }: { generation: Generation | undefined; mo
   const { backend, session } = useApp();
   const status = useLive((state) => modelNamed(state, model));
   const models = useLive((state) => state.models);
-  if (!generation || !isWaking(generation, status)) return <Thinking />;
+  if (!generation || !isWaking(generation, status)) return <Thinking thoughts={generation?.thinking} />;
   const name = model ?? generation.model;
   const meanwhile = status?.while_waking ?? null;
   const meanwhileThere = meanwhile !== null && (models?.some((one) => one.name === meanwhile) ?? false);
@@ -115,12 +115,22 @@ export function isWaking(generation: Generation, status: ModelStatus | undefined
   return status !== undefined && status.state !== "awake" && !status.always_on;
 }
 
-export function Thinking() {
+export function Thinking({ thoughts = "" }: { thoughts?: string | undefined }) {
   return (
-    <p className="flex h-8 items-center gap-1.5" role="status">
-      <span className="sr-only">{t.thinking}</span>
-      <span className="size-2.5 animate-caret rounded-full bg-lamp" />
-    </p>
+    <div>
+      <p className="flex h-8 items-center gap-1.5" role="status">
+        <span className="sr-only">{t.thinking}</span>
+        <span className="size-2.5 animate-caret rounded-full bg-lamp" />
+      </p>
+      {thoughts !== "" && (
+        <details className="text-[13px] leading-relaxed text-muted">
+          <summary className="w-fit cursor-pointer rounded-md py-1 hover:text-ink">{t.thoughts}</summary>
+          <p className="mt-1 border-l-2 border-line pl-3 whitespace-pre-wrap [overflow-wrap:anywhere]">
+            {thoughts}
+          </p>
+        </details>
+      )}
+    </div>
   );
 }
 

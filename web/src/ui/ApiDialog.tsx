@@ -66,7 +66,7 @@ function Body({ model }: { model: string }) {
   const { session } = useApp();
   const [kind, setKind] = useState<Kind>("curl");
   const panel = useId();
-  const create = useMutation({ mutationFn: () => http.createKey(t.keyName) });
+  const create = useMutation({ mutationFn: () => http.createKey(t.keyName, session.principal.name) });
   const code = snippet(kind, location.origin, model, create.data?.key ?? "lk-...");
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;

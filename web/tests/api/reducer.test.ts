@@ -36,6 +36,29 @@ describe("an answer's events", () => {
     expect(after.text).toBe("One ");
   });
 
+  it("takes an ending over any gap", () => {
+    /** After a crash of the server an interrupted answer would stay "streaming" for ever. */
+    const message = aMessage({ id: "msg_a", status: "interrupted", content: "One" });
+    const [state, outcome] = applyEvent(fresh(), {
+      generation_id: "gen_1",
+      seq: 1_000_000,
+      kind: "done",
+      data: { status: "interrupted", message },
+    });
+    expect([state.status, outcome]).toEqual(["interrupted", "applied"]);
+  });
+
+  it("keeps thoughts apart from the answer", () => {
+    /** A reasoning model's musings would be copied and kept as its answer. */
+    const [state] = applyEvent(fresh(), {
+      generation_id: "gen_1",
+      seq: 1,
+      kind: "thinking",
+      data: { text: "Hm." },
+    });
+    expect([state.thinking, state.text]).toEqual(["Hm.", ""]);
+  });
+
   it("counts kinds it does not know", () => {
     /** A newer server would freeze an older page: every later event would look like a gap. */
     const unknown = {

@@ -127,6 +127,26 @@ describe("resuming", () => {
     expect(socket.sentOf("tail")).toEqual([{ type: "tail", generation_id: "gen_1", after: 1 }]);
   });
 
+  it("goes on when what is missing does not exist", async () => {
+    /** A hole in the server's log would make page and server ask and answer for ever. */
+    const socket = answering();
+    socket.says(event(4, "four"));
+    await vi.advanceTimersByTimeAsync(FLUSH_MS);
+    socket.says(event(4, "four"));
+    await vi.advanceTimersByTimeAsync(FLUSH_MS);
+    expect(text()).toBe("One four");
+    expect(socket.sentOf("tail")).toHaveLength(1);
+  });
+
+  it("refuses by itself what the server would hang up on", () => {
+    /** A pasted book would close the line, be sent again, and close it again, for ever. */
+    link.start();
+    const socket = open();
+    link.request({ ...request, content: "x".repeat(300_000) }, "view");
+    expect(socket.sent).toEqual([]);
+    expect(live.get().pending.req_1?.error?.code).toBe("too_long");
+  });
+
   it("does not trust an old socket when the tab comes back", async () => {
     /** A phone kills sockets silently: readyState says open and nothing ever arrives. */
     const before = answering();
