@@ -103,7 +103,7 @@ def test_request_ids_are_kept_or_made(lamplighter: Server) -> None:
         )
         assert answer.headers["x-request-id"] == "mine-1"
         assert client.get("/v1/models").headers["x-request-id"]
-    assert "mine-1" in lamplighter.text()
+    eventually(lambda: "mine-1" in lamplighter.text(), what="the access log, written in batches, has the request")
     assert "Name three colours" not in lamplighter.text()
 
 

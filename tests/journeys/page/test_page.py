@@ -12,7 +12,7 @@ from tests.journeys.harness import Server, eventually, running
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-REAL = "models: {small: {engine: llamacpp, pool: here, source: bundled, context: 2048}}\npools: {here: {kind: process, sleep_after: 4s}}\n"
+REAL = "models: {small: {engine: llamacpp, pool: here, source: bundled, context: 512}}\npools: {here: {kind: process, sleep_after: 4s}}\n"
 SLOW = """
 models:
   big: {engine: fake, pool: cloud}
