@@ -3,11 +3,13 @@
 # PYTHON           the Python that .venv is made from (3.11 or newer)
 # SYSTEM_PACKAGES  `no`: never call apt, only say what is missing
 # TESTS            what `make test` and `make test-long` run
+# WORKERS          how many tests run at the same time
 # ARGS             more words for the program that a target runs
 
 PYTHON ?= python3
 SYSTEM_PACKAGES ?= yes
 TESTS ?= tests
+WORKERS ?= auto
 ARGS ?=
 
 BIN := .venv/bin
@@ -37,7 +39,7 @@ dev: setup-dev ## Run everything on fakes with a slow five-stage wake, to work o
 
 test: setup-dev test-web ## Run the tests: unit, contract, journeys, and the page's own
 	@$(SYSTEM)
-	@$(BIN)/pytest $(TESTS) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) $(TESTS) $(ARGS)
 
 test-long: setup-dev ## Run the tests that take minutes
 	@$(SYSTEM)
