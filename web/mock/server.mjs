@@ -71,6 +71,8 @@ class World {
   holdStage = Number.POSITIVE_INFINITY;
   answer = ANSWER;
   #next = 0;
+  /** As in life, two servers never give the same id. */
+  #tag = Math.random().toString(36).slice(2, 8);
 
   constructor(speed) {
     this.speed = speed;
@@ -107,7 +109,7 @@ class World {
 
   id(kind) {
     this.#next += 1;
-    return `${kind}_${String(this.#next).padStart(6, "0")}`;
+    return `${kind}_${this.#tag}${String(this.#next).padStart(5, "0")}`;
   }
 
   model(name) {

@@ -97,7 +97,6 @@ export const strings = {
     instructionsHelp: "Sent to the model before every question of this chat (the system prompt).",
     instructionsPlaceholder: "For example: answer in short sentences, and say when you are not sure.",
     save: "Save",
-    options: "Chat options",
   },
   composer: {
     label: "Message",
@@ -110,7 +109,6 @@ export const strings = {
     queued: ", when this answer is done",
     editQueued: "Edit",
     dropQueued: "Remove",
-    noModel: "No model to answer yet.",
     disclaimer: "Models make mistakes. Check what matters.",
     offline: "Will be sent when the connection is back.",
   },
@@ -161,7 +159,6 @@ export const strings = {
     keep: "Keep warm for 30 min",
     kept: "Stays warm for 30 min",
     retry: "Try again",
-    unavailable: "not available here any more",
     asleep: "Asleep",
     awake: "Awake",
     alwaysOn: "Always on",
@@ -203,9 +200,7 @@ export const strings = {
     failedTitle: (model: string) => `${model} could not be woken`,
     retry: "Try again",
     retryAt: (duration: string) => `It may be tried again in ${duration}.`,
-    details: "Details",
     announce: (model: string) => `Waking ${model}.`,
-    announceAwake: (model: string) => `${model} is awake.`,
     stages: {
       capacity: "Finding a machine",
       boot: "Starting the machine",

@@ -81,6 +81,13 @@ export class Backend implements Listener {
     this.link.cancel(generation.id);
   }
 
+  /** Follows a message that the chat says is being written. */
+  follow(chatId: string, message: Message): void {
+    const known = message.generation_id === null ? undefined : live.get().generations[message.generation_id];
+    if (message.status === "streaming" && known?.message) this.#cache.settled(chatId, known.message);
+    else this.link.watch(chatId, message);
+  }
+
   // -- Listener -----------------------------------------------------------------------------------------------
 
   started(frame: StartedFrame, pending: Pending | undefined): void {
@@ -105,7 +112,7 @@ export class Backend implements Listener {
       this.#queuedAfter(generation.chatId, message);
     }
     // The row shows the generation until the cache has told it of the settled message.
-    setTimeout(() => this.link.forget(generation.id), 500);
+    setTimeout(() => this.link.forgetSettled(generation.id), 500);
   }
 
   lost(generation: Generation): void {

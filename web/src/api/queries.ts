@@ -64,14 +64,34 @@ export function useChats(q: string) {
   });
 }
 
+/** How often live news has changed a cached branch. */
+const changes = new Map<string, number>();
+
+function bump(chatId: string): void {
+  changes.set(chatId, (changes.get(chatId) ?? 0) + 1);
+}
+
+/**
+ * Reads until no live news came in between: an answer that left the server before a generation began, or before it
+ * ended, would take the newer state off the page again.
+ */
+async function undisturbed(chatId: string, read: () => Promise<Branch>): Promise<Branch> {
+  for (;;) {
+    const before = changes.get(chatId);
+    const branch = await read();
+    if (changes.get(chatId) === before) return branch;
+  }
+}
+
 export function useBranch(chatId: string | null) {
   const client = useQueryClient();
   return useQuery({
     queryKey: keys.branch(chatId ?? ""),
     enabled: chatId !== null,
     queryFn: async () => {
-      const fresh = await http.branch(chatId ?? "", PAGE);
-      return withRefreshed(client.getQueryData<Branch>(keys.branch(chatId ?? "")), fresh);
+      const id = chatId ?? "";
+      const fresh = await undisturbed(id, () => http.branch(id, PAGE));
+      return withRefreshed(client.getQueryData<Branch>(keys.branch(id)), fresh);
     },
   });
 }
@@ -135,12 +155,12 @@ export function cache(client: QueryClient) {
       client.removeQueries({ queryKey: keys.branch(chatId) });
     },
     started(frame: StartedFrame) {
-      // A fetch that left before this generation would come back without it.
-      void client.cancelQueries({ queryKey: keys.branch(frame.chat.id) });
+      bump(frame.chat.id);
       client.setQueryData<Branch>(keys.branch(frame.chat.id), (branch) => withStarted(branch, frame));
       chats((pages, q) => withChat(pages, frame.chat, q === ""));
     },
     settled(chatId: string, message: Message) {
+      bump(chatId);
       client.setQueryData<Branch>(keys.branch(chatId), (branch) => withSettled(branch, message));
     },
     stale(chatId: string) {

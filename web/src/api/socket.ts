@@ -142,7 +142,12 @@ export class Link {
   }
 
   /** Forgets a settled answer: its message lives in the chat from now on. */
-  forget(generationId: string): void {
+  forgetSettled(generationId: string): void {
+    const generation = this.#store.getState().generations[generationId];
+    if (generation && !isLive(generation)) this.#forget(generationId);
+  }
+
+  #forget(generationId: string): void {
     this.#store.setState((state) => {
       const { [generationId]: _, ...generations } = state.generations;
       return { generations };
@@ -309,7 +314,7 @@ export class Link {
     }
     const generation = frame.generation_id === null ? undefined : generations[frame.generation_id];
     if (generation && isLive(generation)) {
-      this.forget(generation.id);
+      this.#forget(generation.id);
       this.#listener.lost(generation);
     }
   }

@@ -58,21 +58,8 @@ export const AssistantRow = memo(function AssistantRow(props: AssistantRowProps)
       {(text !== "" || !streaming) && (
         <footer className="mt-2 flex min-h-8 flex-wrap items-center gap-x-2">
           {!streaming && (
-            <span className="-ml-2 flex items-center">
+            <span className="-ml-2 flex empty:hidden">
               <BranchNav id={message.id} siblings={message.siblings} onGo={onGo} />
-              <span
-                className={cx(
-                  "flex items-center transition-opacity touch:opacity-100",
-                  !last && "opacity-0 group-focus-within/row:opacity-100 group-hover/row:opacity-100",
-                )}
-              >
-                {text !== "" && <CopyButton text={text} />}
-                {regenerate && message.status !== "error" && (
-                  <IconButton label={t.regenerate} onClick={regenerate}>
-                    <Refresh size={16} />
-                  </IconButton>
-                )}
-              </span>
             </span>
           )}
           <ReplyFacts
@@ -80,6 +67,21 @@ export const AssistantRow = memo(function AssistantRow(props: AssistantRowProps)
             usage={message.usage ?? generation?.usage ?? null}
             wokeIn={generation?.wokeIn ?? null}
           />
+          {!streaming && (
+            <span
+              className={cx(
+                "flex items-center transition-opacity touch:opacity-100",
+                !last && "opacity-0 group-focus-within/row:opacity-100 group-hover/row:opacity-100",
+              )}
+            >
+              {text !== "" && <CopyButton text={text} />}
+              {regenerate && message.status !== "error" && (
+                <IconButton label={t.regenerate} onClick={regenerate}>
+                  <Refresh size={16} />
+                </IconButton>
+              )}
+            </span>
+          )}
         </footer>
       )}
     </article>

@@ -63,7 +63,7 @@ export function ChatPage({ chatId, sidebarOpen, onSidebar, onNewChat, onApi }: C
   // An answer that was begun elsewhere, or before this page was loaded, is followed from its beginning.
   useEffect(() => {
     if (chatId === null) return;
-    for (const message of messages ?? []) backend.link.watch(chatId, message);
+    for (const message of messages ?? []) backend.follow(chatId, message);
   }, [backend, chatId, messages]);
 
   const asking = pending.some((one) => one.error === null);

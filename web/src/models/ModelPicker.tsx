@@ -12,7 +12,7 @@ import type { ModelStatus } from "../api/types";
 import { strings } from "../strings";
 import { IconButton } from "../ui/button";
 import { cx } from "../ui/cx";
-import { contextSize } from "../ui/format";
+import { contextSize, roughly } from "../ui/format";
 import { useNow } from "../ui/hooks";
 import { Check, ChevronDown, Clock, Moon, Refresh, Sun } from "../ui/icons";
 import { canChat, describeModel, ticks } from "./describe";
@@ -165,6 +165,11 @@ function Row({ model, chosen, admin, onChoose }: RowProps) {
           </span>
           {!failure && model.note && (
             <span className="mt-0.5 block text-[13px] leading-snug text-muted">{model.note}</span>
+          )}
+          {failure?.retry_at != null && failure.retry_at > now && (
+            <span className="mt-1 block text-[13px] leading-snug text-muted">
+              {strings.wake.retryAt(roughly(failure.retry_at - now))}
+            </span>
           )}
           {failure?.next_step && (
             <span className="mt-1 block text-[13px] leading-snug text-muted">{failure.next_step}</span>

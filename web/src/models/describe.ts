@@ -87,6 +87,7 @@ export function describeModel(model: ModelStatus, now: number): string {
 /** Whether the description changes by itself, second by second. */
 export function ticks(model: ModelStatus | undefined): boolean {
   if (!model) return false;
+  if (model.state === "failed") return model.failure?.retry_at != null;
   return model.state === "waking" || (model.state === "awake" && model.sleeping_at !== null);
 }
 

@@ -36,7 +36,6 @@ export const ArrowDown = icon(<path d="M12 5v13.500M6 12.800l6 6 6-6" />);
 export const StopSquare = icon(
   <rect x="6.500" y="6.500" width="11" height="11" rx="2" fill="currentColor" />,
 );
-export const Plus = icon(<path d="M12 5v14M5 12h14" />);
 export const Compose = icon(
   <>
     <path d="M20 12.500V18a2 2 0 0 1-2 2H6a2 2 0 0 1-2-2V6a2 2 0 0 1 2-2h5.500" />

@@ -78,3 +78,18 @@ it("gives no power to who has none", async () => {
   await open(false);
   expect(screen.queryByRole("button", { name: /Wake: / })).toBeNull();
 });
+
+it("says when a failed model may be tried again", async () => {
+  /** One would press "Try again" into a wall. */
+  const failure = {
+    reason: "no_capacity",
+    message: "No machine.",
+    next_step: "Wait.",
+    retry_at: Date.now() / 1000 + 45,
+  };
+  useLive.setState({ models: [aModel({ state: "failed", failure })] });
+  await open();
+  expect(screen.getByText("Could not wake: No machine.")).toBeTruthy();
+  expect(screen.getByText("It may be tried again in 45 s.")).toBeTruthy();
+  expect(screen.getByText("Wait.")).toBeTruthy();
+});
