@@ -135,7 +135,7 @@ class Keeper:
             return False
         if term is None:
             return False
-        _log.info("leading", term=term, holder=self._holder)
+        _log.debug("leading", term=term, holder=self._holder)
         self.term = term
         self._metrics.keeper_leads.labels().set(1)
         self._pools = {

@@ -9,6 +9,7 @@ import json
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from lamplighter.cli.invocation import console
@@ -71,8 +72,9 @@ class Announcer:
             else:
                 print(f"error: {message}" + (f"\n  next: {next_step}" if next_step else ""), file=sys.stderr, flush=True)
 
-    def _line(self, event: str, **fields: Any) -> None:
-        print(json.dumps({"event": event, **fields}, ensure_ascii=False), flush=True)
+    def _line(self, event: str, level: str = "info", **fields: Any) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        print(json.dumps({"timestamp": stamp, "level": level, "event": event, **fields}, ensure_ascii=False), flush=True)
 
     def _banner(self, said: Announcement) -> None:
         from rich.text import Text
