@@ -66,9 +66,10 @@ format: setup-dev ## Format the code and fix what can be fixed without thought
 docs: setup-dev ## Write the generated references anew
 	@$(BIN)/python -m tools.generate_docs
 
-bench: setup-dev ## Measure the gateway on a mock engine, beside a do-nothing proxy
+bench: setup-dev ## Measure the gateway on a mock engine beside a do-nothing proxy, and waking the bundled model
 	@$(SYSTEM)
 	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m bench.wake
 
 bench-peers: setup-dev ## Measure other gateways with the same method, each in its own environment
 	@$(SYSTEM)
