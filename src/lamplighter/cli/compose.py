@@ -28,7 +28,7 @@ from lamplighter.operations.datafolder import DataFolder
 from lamplighter.providers.base import Provider
 from lamplighter.providers.process.provider import ProcessProvider
 from lamplighter.providers.static import StaticProvider
-from lamplighter.store import overlay, principals
+from lamplighter.store import demand, overlay, principals
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
 
@@ -168,6 +168,7 @@ class Installation:
         )
 
     async def _start(self) -> None:
+        await demand.bury(self._store)  # else a gateway that was killed would go on asking until its heartbeat is too old
         await self._models.refresh()
         await self._gateway.start()
         self._tasks = [

@@ -95,6 +95,17 @@ async def leave(store: Store, gateway_id: str) -> None:
         await connection.execute(delete(gateways).where(gateways.c.id == gateway_id))
 
 
+async def bury(store: Store) -> None:
+    """Every gateway is dead: nothing that they said is asked for any more, and what they were answering ended now.
+
+    Only for a process with proof of it: the owner of the data folder's lock, before its own gateway begins.
+    """
+    async with store.write() as connection:
+        await connection.execute(update(demand).where(demand.c.in_flight > 0).values(last_ended_at=store.clock.time()))
+        await connection.execute(update(demand).values(queued=0, in_flight=0, oldest_queued_at=None, wanted_until=None, loads={}))
+        await connection.execute(delete(gateways))
+
+
 async def _beat(connection: AsyncConnection, gateway_id: str, now: float) -> None:
     if (await connection.execute(update(gateways).where(gateways.c.id == gateway_id).values(heartbeat_at=now))).rowcount == 0:
         await connection.execute(insert(gateways).values(id=gateway_id, started_at=now, heartbeat_at=now))

@@ -57,6 +57,16 @@ async def test_a_gateway_that_leaves_takes_its_demand_along(store: Store, clock:
     assert (await demand.totals(store))["m"] == Demand("m", last_ended_at=5.0)
 
 
+async def test_the_dead_ask_for_nothing(store: Store, clock: VirtualClock) -> None:
+    """If this fails, a restart after `kill -9` wakes the model again although everybody who asked is gone."""
+    await demand.report(
+        store, "killed", [GatewayDemand("m", queued=3, in_flight=2, oldest_queued_at=clock.time(), wanted_until=1e12)]
+    )
+    await clock.advance(5)
+    await demand.bury(store)
+    assert (await demand.totals(store))["m"] == Demand("m", last_ended_at=clock.time()), "its idle time counts from the restart"
+
+
 async def test_news_are_told_when_asked_to(store: Store) -> None:
     """If this fails, a first request waits for the keeper's next look, or every token wakes the keeper."""
     with store.bus.subscribe(Topic.DEMAND) as mailbox:
