@@ -12,7 +12,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import gateway, rig, suite
+from bench import rig, suite
 
 
 def main() -> int:
@@ -28,35 +28,15 @@ def main() -> int:
     if arguments.rounds:
         size = suite.Size(**{**vars(size), "rounds": arguments.rounds})
     mine, others = rig.cores()
-    tool = str(rig.tool())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lamplighter-bench-")))
-
-        def start(name: str, command: list[str], on: list[int]) -> tuple[int, int]:
-            running, port = stack.enter_context(rig.process(command, on=on, log=folder / f"{name}.log"))
-            return running.pid, port
-
-        engines = {
-            pace: [start(f"engine-{pace}-{i}", [tool, "serve", "64", pace], others)[1] for i in range(2)]
-            for pace in ("0", "20000")
-        }
-        direct = suite.Subject("engine", engines["0"][0], engines["20000"][0])
-        subjects = [direct]
-        for name in ("prototype", "lamplighter"):
-            started = []
-            for pace, ports in engines.items():
-                if name == "prototype":
-                    command = [sys.executable, "-m", "bench.prototype", str(ports[0])]
-                else:
-                    data = folder / f"data-{pace}"
-                    data.mkdir()
-                    urls = [f"http://127.0.0.1:{port}" for port in ports]
-                    command = [sys.executable, "-m", "bench.gateway", "--data", str(data), *urls]
-                started.append(start(f"{name}-{pace}", command, mine))
-            (pid_at_once, at_once), (pid_paced, paced) = started
-            subjects.append(suite.Subject(name, at_once, paced, gateway.KEY, gateway.MODEL, pid_at_once, pid_paced))
+        urls = {pace: rig.engines(stack, folder, pace, others) for pace in suite.PACES}
+        at_once, paced = (int(urls[pace][0].rsplit(":", 1)[1]) for pace in suite.PACES)
+        direct = rig.Subject("engine", at_once, paced)
+        prototype = rig.own(stack, folder, "prototype", urls, mine)
+        ours = rig.own(stack, folder, "lamplighter", urls, mine)
+        subjects = [direct, prototype, ours]
         suite.measure(subjects, size, on=others, progress=sys.stdout.isatty())
-        prototype, ours = subjects[1], subjects[2]
         print(
             f"Python {platform.python_version()}, {platform.machine()}, {len(set(mine + others)) or '?'} cores, {size.rounds} rounds (medians)"
         )

@@ -114,7 +114,20 @@ static int push(int ep, int fd) {
   return 0;
 }
 
-static void answer(struct peer *p, const char *body) {
+static const char *MODELS =
+    "{\"object\":\"list\",\"data\":[{\"id\":\"mock\",\"object\":\"model\",\"created\":1,\"owned_by\":\"mock\",\"max_model_len\":8192}]}";
+
+static void whole(struct peer *p, const char *json) {
+  char head[160];
+  append(&p->out, head, snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n", strlen(json)));
+  append(&p->out, json, strlen(json));
+}
+
+static void answer(struct peer *p, const char *head, const char *body) {
+  if (!strncmp(head, "GET ", 4)) { /* what gateways look at before they trust an engine */
+    whole(p, strncmp(head + 4, "/v1/models", 10) ? "{\"status\":\"ok\"}" : MODELS);
+    return;
+  }
   if (memmem(body, strlen(body), "\"stream\":true", 13) || memmem(body, strlen(body), "\"stream\": true", 14)) {
     append(&p->out, HEAD, strlen(HEAD));
     p->left = chunks;
@@ -125,9 +138,7 @@ static void answer(struct peer *p, const char *body) {
     }
     return;
   }
-  char head[160];
-  append(&p->out, head, snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n", strlen(JSON)));
-  append(&p->out, JSON, strlen(JSON));
+  whole(p, JSON);
 }
 
 static void requests(struct peer *p) {
@@ -143,7 +154,7 @@ static void requests(struct peer *p) {
     if (in->length - in->read < head + length) return;
     char saved = start[head + length];
     start[head + length] = 0;
-    answer(p, start + head);
+    answer(p, start, start + head);
     start[head + length] = saved;
     in->read += head + length;
   }

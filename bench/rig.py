@@ -3,16 +3,19 @@
 import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import psutil
+
+from bench import gateway
 
 _BUILD = Path(__file__).parent / "build"
 _SOURCE = Path(__file__).parent / "load.c"
@@ -40,6 +43,35 @@ class Cost:
     load: Load
     cpu: float
     memory: int
+
+
+@dataclass
+class Subject:
+    """Something that is measured: its ports with engines that send at once and at a pace, and its process (None: the engine itself)."""
+
+    name: str
+    at_once: int
+    paced: int
+    key: str = "none"
+    model: str = "mock"
+    pid_at_once: int | None = None
+    pid_paced: int | None = None
+    results: dict[str, list[Cost]] = field(default_factory=dict)
+
+    def middle(self, what: str, value: str) -> float | None:
+        """The median over all rounds of one figure; None when it was not measured."""
+        costs = self.results.get(what)
+        if not costs:
+            return None
+        if value == "cpu":
+            return statistics.median(cost.cpu / max(1, cost.load.ok) * 1e6 for cost in costs)
+        if value == "memory":
+            return max(cost.memory for cost in costs) / 1e6
+        return float(statistics.median(getattr(cost.load, value) for cost in costs))
+
+    @property
+    def errors(self) -> int:
+        return sum(cost.load.errors for costs in self.results.values() for cost in costs)
 
 
 def tool() -> Path:
@@ -70,9 +102,22 @@ def pinned(to: Sequence[int]) -> Callable[[], None] | None:
     return lambda: os.sched_setaffinity(0, set(to))
 
 
+def end(running: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+    """End a process and its children, whatever it takes."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(running.pid).children(recursive=True):
+            child.terminate()
+    running.terminate()
+    try:
+        running.wait(5)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()
+
+
 @contextmanager
-def process(command: Sequence[str], *, on: Sequence[int], log: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server that prints its port. Yields it with that port; ends it with its children."""
+def process(command: Sequence[str], *, on: Sequence[int], log: Path) -> Iterator[tuple[int, int]]:
+    """A server that prints its port. Yields its pid and that port; ends it with its children."""
     with log.open("w") as errors:
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=pinned(on))  # noqa: PLW1509 - only sets the affinity
     try:
@@ -82,17 +127,31 @@ def process(command: Sequence[str], *, on: Sequence[int], log: Path) -> Iterator
         killer.cancel()
         if not line.strip().isdigit():
             sys.exit(f"{command[0]} did not start: {log.read_text()[-2000:]}")
-        yield running, int(line)
+        yield running.pid, int(line)
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(running.pid).children(recursive=True):
-                child.terminate()
-        running.terminate()
-        try:
-            running.wait(5)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+        end(running)
+
+
+def engines(stack: ExitStack, folder: Path, pace: str, on: Sequence[int]) -> list[str]:
+    """The URLs of two new mock engines; `pace` is the microseconds between their events."""
+    command = [str(tool()), "serve", "64", pace]
+    started = [stack.enter_context(process(command, on=on, log=folder / f"engine-{pace}-{index}.log")) for index in range(2)]
+    return [f"http://127.0.0.1:{port}" for _, port in started]
+
+
+def own(stack: ExitStack, folder: Path, name: str, urls: Mapping[str, Sequence[str]], on: Sequence[int]) -> Subject:
+    """This gateway, or the prototype, one process for each pace."""
+    started = []
+    for pace, engines_at in urls.items():
+        if name == "prototype":
+            command = [sys.executable, "-m", "bench.prototype", engines_at[0].rsplit(":", 1)[1]]
+        else:
+            data = folder / f"data-{pace}"
+            data.mkdir()
+            command = [sys.executable, "-m", "bench.gateway", "--data", str(data), *engines_at]
+        started.append(stack.enter_context(process(command, on=on, log=folder / f"{name}-{pace}.log")))
+    (pid_at_once, at_once), (pid_paced, paced) = started
+    return Subject(name, at_once, paced, gateway.KEY, gateway.MODEL, pid_at_once, pid_paced)
 
 
 def run(

@@ -1,10 +1,12 @@
 """The measurements, and their table. One method for everything that is compared, in turns, so that a noisy machine is noisy for all."""
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from bench.rig import Cost, run
+from bench.rig import Subject, run
+
+PACES = ("0", "20000")
+"""Microseconds between the events of the mock engines: at once, and as a real engine would."""
 
 
 @dataclass(frozen=True)
@@ -21,35 +23,6 @@ class Size:
 
 
 QUICK = Size(rounds=1, whole=1_000, streams=300, single=200, paced_parallel=100, paced=200, seconds=10.0)
-
-
-@dataclass
-class Subject:
-    """Something that is measured: its ports with engines that send at once and at a pace, and its process (None: the engine itself)."""
-
-    name: str
-    at_once: int
-    paced: int
-    key: str = "none"
-    model: str = "mock"
-    pid_at_once: int | None = None
-    pid_paced: int | None = None
-    results: dict[str, list[Cost]] = field(default_factory=dict)
-
-    def middle(self, what: str, value: str) -> float | None:
-        """The median over all rounds of one figure; None when it was not measured."""
-        costs = self.results.get(what)
-        if not costs:
-            return None
-        if value == "cpu":
-            return statistics.median(cost.cpu / max(1, cost.load.ok) * 1e6 for cost in costs)
-        if value == "memory":
-            return max(cost.memory for cost in costs) / 1e6
-        return float(statistics.median(getattr(cost.load, value) for cost in costs))
-
-    @property
-    def errors(self) -> int:
-        return sum(cost.load.errors for costs in self.results.values() for cost in costs)
 
 
 def measure(subjects: Sequence[Subject], size: Size, *, on: Sequence[int], progress: bool = True) -> None:
