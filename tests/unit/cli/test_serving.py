@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from datetime import datetime
 from itertools import pairwise
 
 import pytest
@@ -141,7 +142,10 @@ def test_the_banner_in_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     announcer.problem("No network.", "Try again.")
     first, second = capsys.readouterr().out.splitlines()
     assert json.loads(first)["login"] == SAID.login
-    assert json.loads(second) == {"event": "No network.", "level": "error", "next_step": "Try again."}
+    said = json.loads(second)
+    assert list(said)[:3] == ["timestamp", "level", "event"], "the same columns as every other line"
+    assert datetime.fromisoformat(said.pop("timestamp")).tzinfo is not None
+    assert said == {"event": "No network.", "level": "error", "next_step": "Try again."}
 
 
 def test_downloads_are_told_now_and_then_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
