@@ -15,6 +15,7 @@ import { cx } from "../ui/cx";
 import { contextSize, roughly } from "../ui/format";
 import { useNow } from "../ui/hooks";
 import { Check, ChevronDown, Clock, Moon, Refresh, Sun } from "../ui/icons";
+import { WithCode } from "../ui/WithCode";
 import { canChat, describeModel, ticks } from "./describe";
 import { Lamp } from "./Lamp";
 
@@ -164,7 +165,9 @@ function Row({ model, chosen, admin, onChoose }: RowProps) {
             {describeModel(model, now)}
           </span>
           {!failure && model.note && (
-            <span className="mt-0.5 block text-[13px] leading-snug text-muted">{model.note}</span>
+            <span className="mt-0.5 block text-[13px] leading-snug text-muted">
+              <WithCode text={model.note} />
+            </span>
           )}
           {failure?.retry_at != null && failure.retry_at > now && (
             <span className="mt-1 block text-[13px] leading-snug text-muted">
@@ -172,7 +175,9 @@ function Row({ model, chosen, admin, onChoose }: RowProps) {
             </span>
           )}
           {failure?.next_step && (
-            <span className="mt-1 block text-[13px] leading-snug text-muted">{failure.next_step}</span>
+            <span className="mt-1 block text-[13px] leading-snug text-muted">
+              <WithCode text={failure.next_step} />
+            </span>
           )}
         </span>
       </button>

@@ -10,6 +10,7 @@ import type { ModelStatus } from "../api/types";
 import { strings } from "../strings";
 import { Button } from "../ui/button";
 import { recall, remember } from "../ui/storage";
+import { WithCode } from "../ui/WithCode";
 
 const t = strings.models;
 
@@ -49,7 +50,7 @@ export function WeakNote({ model, admin, onChoose }: NoteProps) {
   return (
     <aside className="flex flex-wrap items-center gap-x-3 gap-y-1 text-[13px] leading-relaxed text-muted">
       <p className="min-w-48 flex-1">
-        {model.note}
+        <WithCode text={model.note ?? ""} />
         {add.error && <span className="text-danger"> {t.actionFailed(add.error.message)}</span>}
       </p>
       <span className="-my-1 -ml-3 flex gap-1 touch:-ml-4">

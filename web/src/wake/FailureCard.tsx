@@ -8,6 +8,7 @@ import type { ApiError } from "../api/types";
 import { strings } from "../strings";
 import { Button } from "../ui/button";
 import { Alert, Refresh } from "../ui/icons";
+import { WithCode } from "../ui/WithCode";
 
 interface FailureCardProps {
   title: string;
@@ -32,7 +33,11 @@ export function FailureCard({ title, error, onRetry, children }: FailureCardProp
             {reason && <span className="font-normal text-danger"> · {reason}</span>}
           </h3>
           <p className="mt-0.5 text-ink [overflow-wrap:anywhere]">{error.message}</p>
-          {error.next_step && <p className="mt-1 text-muted [overflow-wrap:anywhere]">{error.next_step}</p>}
+          {error.next_step && (
+            <p className="mt-1 text-muted [overflow-wrap:anywhere]">
+              <WithCode text={error.next_step} />
+            </p>
+          )}
           {(onRetry || children) && (
             <div className="mt-2.5 flex flex-wrap gap-1.5">
               {onRetry && (
