@@ -19,7 +19,7 @@ from lamplighter.core.states import ReplicaState
 from lamplighter.engines.base import Engine
 from lamplighter.engines.openai import OpenAICompatible
 from lamplighter.gateway.app import Gateway
-from lamplighter.gateway.server import configure
+from lamplighter.gateway.server import configure, settle
 from lamplighter.observability import logging
 from lamplighter.store import leases, principals, replicas
 from lamplighter.store.store import Store
@@ -54,6 +54,7 @@ async def serve(listener: socket.socket, data: Path, upstreams: list[str]) -> No
         for state in (ReplicaState.STARTING, ReplicaState.READY):
             await replicas.advance(store, replica.id, state, term=term)
     await gateway.services.view.refresh()
+    settle()
     server = uvicorn.Server(configure(gateway.asgi, timeout_graceful_shutdown=1))
     print(listener.getsockname()[1], flush=True)
     await server.serve(sockets=[listener])

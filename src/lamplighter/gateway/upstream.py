@@ -59,7 +59,7 @@ class UpstreamFailure(Exception):
         self.received = received
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond for each request
 class Head:
     """The beginning of an answer, or all of it: `body` is None for an event stream, which `Connection.pump` reads."""
 
@@ -83,13 +83,15 @@ class Connection(asyncio.Protocol):
     """One connection, one exchange at a time. Made by `Upstream`, used as: `ask`, then `pump` if the head has no body, then `done`."""
 
     __slots__ = (
-        "_close_delimited", "_complete", "_content_type", "_encoded", "_finished", "_head_done", "_keep", "_parser",
+        "_close_delimited", "_complete", "_content_type", "_encoded", "_finished", "_head_done", "_keep",
+        "_loop", "_parser",
         "_paused", "_pieces", "_received", "_retry_after", "_sink", "_size", "_status", "_streaming", "_transport", "_upstream", "_waiter",
         "busy", "failure", "on_body", "on_tick", "silent", "stalled", "used",
     )  # fmt: skip
 
     def __init__(self, upstream: "Upstream") -> None:
         self._upstream = upstream
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # httptools calls it for every chunk: no Python in between
@@ -125,8 +127,8 @@ class Connection(asyncio.Protocol):
 
     # -- what the gateway does with it
 
-    async def ask(self, head: bytes, body: bytes) -> Head:
-        """Send a request (`head` ends with its blank line) and wait for the answer's head, or all of it. Raises UpstreamFailure."""
+    def send(self, head: bytes, body: bytes) -> asyncio.Future[None]:
+        """Send a request (`head` ends with its blank line). Await what is returned, then take the `answer`. Raises UpstreamFailure."""
         transport = self._transport
         if transport is None or transport.is_closing():
             raise UpstreamFailure(Cause.LOST, "the connection was closed")
@@ -136,13 +138,21 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head)
             transport.write(body)
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
+
+    def answer(self) -> Head:
+        """The head, or all of the answer, once what `send` returned is done. Raises UpstreamFailure."""
         if self.failure is not None:
             raise self.failure
-        if self._streaming:
-            return Head(self._status, self._content_type, self._retry_after, None)
-        return Head(self._status, self._content_type, self._retry_after, b"".join(self._pieces))
+        pieces = self._pieces
+        body = None if self._streaming else pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return Head(self._status, self._content_type, self._retry_after, body)
+
+    async def ask(self, head: bytes, body: bytes) -> Head:
+        """`send` and `answer` in one. Raises UpstreamFailure."""
+        await self.send(head, body)
+        return self.answer()
 
     async def pump(self, sink: Callable[[bytes], None]) -> bool:
         """Push every piece of an event stream's body into `sink`, as it comes, until the end. Raises UpstreamFailure.
@@ -158,11 +168,16 @@ class Connection(asyncio.Protocol):
             self.resume()
         if not self._complete and self.failure is None:
             self._sink = sink
-            self._finished = asyncio.get_running_loop().create_future()
+            self._finished = self._loop.create_future()
             await self._finished
         if self.failure is not None:
             raise self.failure
         return not self._close_delimited
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has come to its end: what `pump` pushes now is the last."""
+        return self._complete
 
     def pause(self) -> None:
         """The reader cannot take more: stop reading the socket, so that the engine feels it."""

@@ -30,6 +30,8 @@ STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, _phrase(status)) for st
 class Wire(Protocol):
     """One answer on its way to one client. When the client leaves, the task that made the wire is cancelled."""
 
+    waits: bool
+    """Whether `aclose` must be awaited before the request's task may end."""
     started: bool
     """The head was written."""
     gone: bool
@@ -58,13 +60,19 @@ class Wire(Protocol):
         """Break the connection: the client must not take what came for a whole answer."""
         ...
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Everything is written, or nobody is there; release what the wire holds."""
+        ...
+
+    async def aclose(self) -> None:
+        """Wait until what was written is on its way, for wires that do not write at once."""
         ...
 
 
 class AsgiWire:
     """Over ASGI's `send` and `receive`, for any server. Two small tasks live as long as the answer."""
+
+    waits = True
 
     def __init__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         self.started = False
@@ -105,12 +113,15 @@ class AsgiWire:
         self._messages.clear()
         self._wanted.set()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._watcher.cancel()
         if self.gone:
             self._writer.cancel()
         self._closed = True
         self._wanted.set()
+
+    async def aclose(self) -> None:
+        self.close()
         await asyncio.gather(self._watcher, self._writer, return_exceptions=True)
         if self._broken:
             raise ConnectionAbortedError("the answer could not be completed")  # a server breaks the connection on an exception
@@ -163,6 +174,8 @@ class DirectWire:
 
     It keeps the books of uvicorn's cycle as `send` would, so that keep-alive, pipelining and shutdown go on working.
     """
+
+    waits = False
 
     __slots__ = (
         "_chunked",
@@ -259,9 +272,12 @@ class DirectWire:
         self._connection.wire = None
         self._transport.abort()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         if self._connection.wire is self:
             self._connection.wire = None
+
+    async def aclose(self) -> None:
+        self.close()
 
     def leave(self) -> None:
         """For the connection: the client is gone."""
@@ -281,6 +297,20 @@ def make_wire(scope: dict[str, Any], receive: Any, send: Any) -> Wire:
             wire.gone = True
         return wire
     return AsgiWire(scope, receive, send)
+
+
+def body_in_hand(scope: dict[str, Any], send: Any) -> bytes | None:
+    """The request's whole body, when our own server protocol has it already (nearly always); None: `receive` it."""
+    if "lamplighter.connection" not in scope.get("extensions", ()):
+        return None
+    cycle = send.__self__
+    if cycle.more_body or cycle.disconnected:
+        return None
+    body = bytes(cycle.body)
+    cycle.body = bytearray()
+    cycle.message_event.clear()
+    cycle.flow.resume_reading()
+    return body
 
 
 async def discard(receive: Any, *, seconds: float) -> None:

@@ -60,7 +60,23 @@ class Call:
                 continue
             error: RequestError
             try:
-                head = await self._ask(target)
+                lane.begin(target)
+                self._target = target
+                upstream = target.upstream
+                connection = upstream.take()
+                if connection is None:
+                    connection = await upstream.acquire()
+                self.connection = connection
+                reused = connection.used > 0
+                connection.on_tick = self.on_silence
+                question = upstream.head(UPSTREAM_PATHS[self.request.route], self.record.request_id, len(self._body))
+                try:
+                    await connection.send(question, self._body)
+                    head = connection.answer()
+                except UpstreamFailure as failure:
+                    if not reused or failure.received or failure.cause is not Cause.LOST:
+                        raise
+                    head = await self._ask_afresh(question)
             except UpstreamFailure as failure:
                 error = faults.from_failure(failure, lane)
                 dispatch.failed(lane, target, failure)
@@ -89,25 +105,17 @@ class Call:
         finally:
             self.record.held = (self.record.held or 0.0) + dispatch.clock.monotonic() - began
 
-    async def _ask(self, target: Target) -> Head:
-        self.lane.begin(target)
-        self._target = target
-        upstream = target.upstream
-        head = upstream.head(UPSTREAM_PATHS[self.request.route], self.record.request_id, len(self._body))
-        connection = upstream.take() or await upstream.acquire()
-        while True:
-            self.connection = connection
-            connection.on_tick = self.on_silence
-            reused = connection.used > 0
-            try:
-                return await connection.ask(head, self._body)
-            except UpstreamFailure as failure:
-                if not reused or failure.received or failure.cause is not Cause.LOST:
-                    raise
-            # The engine had closed a connection that was kept: that is no failure of this request.
-            self.connection = None
-            connection.done()
-            connection = await upstream.acquire(fresh=True)
+    async def _ask_afresh(self, question: bytes) -> Head:
+        """The engine had closed a connection that was kept: no failure of this request. Ask again on a new one."""
+        target, old = self._target, self.connection
+        if target is None or old is None:
+            raise RuntimeError("nothing was asked before")
+        self.connection = None
+        old.done()
+        self.connection = await target.upstream.acquire(fresh=True)
+        self.connection.on_tick = self.on_silence
+        await self.connection.send(question, self._body)
+        return self.connection.answer()
 
     def _release(self) -> None:
         if self.connection is not None:

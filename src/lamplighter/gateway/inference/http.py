@@ -20,7 +20,7 @@ from lamplighter.gateway.metering import CLIENT_LEFT, Record
 from lamplighter.gateway.responses import JSON_HEADERS, STREAM_HEADERS, error_headers, send_error, valid_request_id
 from lamplighter.gateway.sse import DONE, EventTooLarge, Splitter, comment, error_event, read_whole
 from lamplighter.gateway.upstream import Cause, Head, UpstreamFailure
-from lamplighter.gateway.wire import Headers, Wire, discard, make_wire
+from lamplighter.gateway.wire import Headers, Wire, body_in_hand, discard, make_wire
 from lamplighter.store.wakes import Wake
 
 _LINGER = 2.0
@@ -56,7 +56,9 @@ class InferenceApp:
                 identity = self._keyring.verify(headers.get(b"authorization"))
                 record.key_id = identity.key_id or ""
                 wake = parse_wake(headers.get(b"lamplighter-wake"))
-                raw = await self._body(headers, receive)
+                raw = body_in_hand(scope, send)
+                if raw is None or b"content-encoding" in headers or len(raw) > dispatch.config.gateway.max_body:
+                    raw = await self._body(headers, receive, raw)
                 unread = False
                 wire = make_wire(scope, receive, send)
                 call = dispatch.admit(parse(route, raw), record, wake)
@@ -82,7 +84,10 @@ class InferenceApp:
                 call.close()
             dispatch.meter.finish(record)
             if wire is not None:
-                await wire.aclose()
+                if wire.waits:
+                    await wire.aclose()
+                else:
+                    wire.close()
 
     def _give_up(self, wire: Wire, request_id: str) -> None:
         """The server ends us although the client is still there: its grace is over. The client is told."""
@@ -91,8 +96,8 @@ class InferenceApp:
         else:
             send_error(wire, hold.stopping(), request_id)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Any) -> bytes:
-        """The request's body. Raises RequestError 400, 408, 413 or 415."""
+    async def _body(self, headers: dict[bytes, bytes], receive: Any, in_hand: bytes | None) -> bytes:
+        """The request's body. Raises RequestError 408, 413 or 415."""
         config = self._dispatch.config.gateway
         encoding = headers.get(b"content-encoding", b"identity").lower()
         if encoding != b"identity":
@@ -104,20 +109,22 @@ class InferenceApp:
         declared = headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > config.max_body:
             raise self._too_large()
+        if in_hand is not None:
+            if len(in_hand) > config.max_body:
+                raise self._too_large()
+            return in_hand
         parts: list[bytes] = []
         size = 0
         while True:
-            # The first message is here already, nearly always: the server starts us with the body in hand.
-            message = await receive() if not parts else await self._more(receive, config.body_timeout)
+            message = await self._more(receive, config.body_timeout)
             if message["type"] == "http.disconnect":
                 raise _ClientLeft
-            part = message.get("body", b"")
-            size += len(part)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             if size > config.max_body:
                 raise self._too_large()
             if not message.get("more_body"):
-                return part if not parts else b"".join([*parts, part])
-            parts.append(part)
+                return b"".join(parts)
 
     async def _more(self, receive: Any, timeout: float) -> Any:
         try:
@@ -172,7 +179,7 @@ async def refuse(receive: Any, send: Any, error: RequestError, request_id: str, 
 class _Answer:
     """Brings one call's answer to its client."""
 
-    __slots__ = ("_call", "_commented_at", "_dispatch", "_splitter", "_stage", "_wire")
+    __slots__ = ("_call", "_commented_at", "_dispatch", "_last", "_splitter", "_stage", "_wire")
 
     def __init__(self, call: Call, wire: Wire, dispatch: Dispatch) -> None:
         self._call = call
@@ -181,6 +188,7 @@ class _Answer:
         self._splitter: Splitter | None = None
         self._stage: str | None = None
         self._commented_at = 0.0
+        self._last = b""
 
     async def give(self) -> None:
         """From the wait for an engine to the last byte."""
@@ -265,7 +273,7 @@ class _Answer:
         except UpstreamFailure as caught:
             failure, detail = caught, caught.detail
         wire.on_pause = wire.on_resume = None
-        last = splitter.close()
+        last = self._last + splitter.close()
         if failure is None and not splitter.done:
             detail = self._judge(announced)
             if detail is None:
@@ -309,7 +317,10 @@ class _Answer:
                 record.first_at = self._dispatch.clock.monotonic()
                 if not self._wire.started:
                     self._start()
-            self._wire.write(out)
+            if self._call.connection is not None and self._call.connection.complete:
+                self._last += out  # leaves together with the end
+            else:
+                self._wire.write(out)
 
     # -- while nothing comes
 

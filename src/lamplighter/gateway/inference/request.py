@@ -94,17 +94,14 @@ def parse(route: Route, raw: bytes) -> InferenceRequest:
 def from_fields(route: Route, fields: Fields) -> InferenceRequest:
     """Check the fields that are ours. Raises RequestError 400 that names the field."""
     model = _string(fields, "model")
-    stream = _flag(fields, "stream") if route != "embeddings" else False
+    stream = "stream" in fields and route != "embeddings" and _flag(fields, "stream")
     usage_asked = False
     if route == "chat":
         _check_messages(fields)
-        _check_number(fields, "max_completion_tokens", 1, _MAX_TOKENS)
-        _check_number(fields, "max_tokens", 1, _MAX_TOKENS)
-        _check_number(fields, "n", 1, _MAX_CHOICES)
+        _check_numbers(fields, 1)
     elif route == "completions":
         _check_text(fields, "prompt")
-        _check_number(fields, "max_tokens", 0, _MAX_TOKENS)
-        _check_number(fields, "n", 1, _MAX_CHOICES)
+        _check_numbers(fields, 0)
     else:
         _check_text(fields, "input")
     options = fields.get("stream_options")
@@ -145,6 +142,15 @@ def _flag(fields: Fields, name: str, param: str | None = None) -> bool:
     if value in {b"false", b"null"}:
         return False
     raise _wrong(param or name, "true or false")
+
+
+def _check_numbers(fields: Fields, least_tokens: int) -> None:
+    if "max_tokens" in fields:
+        _check_number(fields, "max_tokens", least_tokens, _MAX_TOKENS)
+    if "max_completion_tokens" in fields:
+        _check_number(fields, "max_completion_tokens", least_tokens, _MAX_TOKENS)
+    if "n" in fields:
+        _check_number(fields, "n", 1, _MAX_CHOICES)
 
 
 def _check_number(fields: Fields, name: str, least: int, most: int) -> None:
