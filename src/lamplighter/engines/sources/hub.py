@@ -41,6 +41,7 @@ PREFERENCE = (
 )
 """Quantisations in the order in which we take them: the best compromise of size and quality first."""
 _NOT_THE_MODEL = re.compile(r"mmproj|imatrix|\bmtp\b|vocab|adapter|lora", re.IGNORECASE)
+_REACHABLE_SECONDS = 10.0
 _FIRST_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
 
@@ -66,9 +67,12 @@ def choose(names: Sequence[str]) -> str | None:
 def fetch(source: Source, models_folder: Path, progress: Progress, *, endpoint: str | None = None) -> Path:
     """The (first) file of `source`, complete on this disk. Raises SourceError."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries are not for a person to read
     api = HfApi(endpoint=endpoint, library_name="lamplighter")
     folder = repository(source, models_folder)
+    _check_reachable(api, source)
     files = _files(api, source)
     name = source.file or choose(list(files))
     if name is None:
@@ -98,6 +102,15 @@ def fetch(source: Source, models_folder: Path, progress: Progress, *, endpoint: 
     if source.file is None:
         (folder / CHOICE).write_text(name)
     return folder / name
+
+
+def _check_reachable(api: HfApi, source: Source) -> None:
+    """Without a network the library would go on trying for half a minute. Raises SourceError."""
+    try:
+        with client() as http:
+            http.head(api.endpoint, timeout=_REACHABLE_SECONDS, follow_redirects=False)
+    except httpx.TransportError as error:
+        raise _unavailable(f"hf:{source.repo}", "the hub cannot be reached (is there a network?)") from error
 
 
 def _here(folder: Path, file: _File) -> int:
