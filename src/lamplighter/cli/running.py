@@ -21,7 +21,7 @@ from lamplighter.cli.compose import Installation
 from lamplighter.cli.listen import is_public, local_url
 from lamplighter.cli.serve import Plan
 from lamplighter.config.secrets import admin_key
-from lamplighter.gateway.server import configure
+from lamplighter.gateway.server import configure, settle
 from lamplighter.operations.datafolder import ServerInfo
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -52,6 +52,7 @@ async def _serve(plan: Plan, listener: socket.socket) -> None:
                 public=is_public(listener),
                 note=installation.weak_note(),
             )
+            settle()
             server = _Server(configure(installation.asgi, lifespan="off", timeout_graceful_shutdown=_CONNECTIONS_GRACE))
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
             try:
