@@ -1,4 +1,4 @@
-"""Checks what no linter does: file sizes, names of registry hosts, paths of one machine, and a complete npm lock.
+"""Checks what no linter does: file sizes, names of registry hosts, paths of one machine, dead links, and a complete npm lock.
 
 Not responsible for style or types (ruff, mypy, biome). Standard library only.
 """
@@ -20,6 +20,7 @@ LARGEST_BYTES = 1_000_000
 _HOSTS = ("pypi" + ".org", "files.python" + "hosted.org", "registry.npm" + "js.org", "deb.debian" + ".org")
 _MACHINE = ("/wo" + "rk/", "/ro" + "ot/", "/home/" + "runner")
 _FORBIDDEN = re.compile("|".join(re.escape(word) for word in (*_HOSTS, *_MACHINE)))
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _CODE = frozenset({".py", ".ts", ".tsx", ".css", ".mjs", ".js", ".c", ".sh"})
 
 
@@ -43,6 +44,17 @@ def problems(root: Path, names: list[str]) -> Iterator[str]:
                 yield f"{name}:{number}: names {found[0]!r}, which is one machine's or one registry's own"
 
 
+def link_problems(root: Path, names: list[str]) -> Iterator[str]:
+    """Yield a sentence for each relative link in a Markdown file that leads nowhere."""
+    for name in names:
+        if not name.endswith(".md"):
+            continue
+        path = root / name
+        for target in _LINK.findall(path.read_text(encoding="utf-8")):
+            if ":" not in target and not (path.parent / target).exists():
+                yield f"{name}: links to {target}, which does not exist"
+
+
 def npm_lock_problems(path: Path) -> Iterator[str]:
     """Yield a sentence when `npm ci` would refuse the lock on some platform."""
     if not path.is_file():
@@ -57,7 +69,7 @@ def main() -> int:
     """Print every problem in what git tracks; exit 1 if there is any."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     names = [name for name in listed.stdout.decode().split("\0") if name]
-    found = [*problems(ROOT, names), *npm_lock_problems(ROOT / "web" / "package-lock.json")]
+    found = [*problems(ROOT, names), *link_problems(ROOT, names), *npm_lock_problems(ROOT / "web" / "package-lock.json")]
     for problem in found:
         print(problem, file=sys.stderr)
     return 1 if found else 0

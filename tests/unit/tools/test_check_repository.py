@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tools.check_repository import npm_lock_problems, problems
+from tools.check_repository import link_problems, npm_lock_problems, problems
 
 
 def test_long_files_are_found(tmp_path: Path) -> None:
@@ -27,6 +27,13 @@ def test_big_files_are_found_and_binaries_are_not_read_as_text(tmp_path: Path) -
     assert list(problems(tmp_path, ["big.bin", "icon.png", "absent.py"])) == [
         "big.bin: 1,000,001 bytes; the repository holds no big files"
     ]
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    """A reader at 3 a.m. would follow a link into nothing."""
+    (tmp_path / "there.md").write_text("")
+    (tmp_path / "a.md").write_text("[x](there.md#part) [y](gone.md) [z](https://elsewhere.example/gone.md) [w](#here)")
+    assert list(link_problems(tmp_path, ["a.md"])) == ["a.md: links to gone.md, which does not exist"]
 
 
 def test_an_incomplete_npm_lock_is_found(tmp_path: Path) -> None:
