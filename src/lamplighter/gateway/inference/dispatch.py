@@ -132,6 +132,7 @@ class Call:
 
     def close(self) -> None:
         """The request is over, however: the engine's connection is kept or closed at once, the counts return. Safe to call twice."""
+        self.on_silence = None  # it leads back here: without this each stream would wait for the garbage collector
         self._release()
 
 
