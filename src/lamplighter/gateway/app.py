@@ -16,6 +16,7 @@ from lamplighter.core.errors import RequestError
 from lamplighter.core.ids import new_id
 from lamplighter.engines.base import Engine
 from lamplighter.gateway.auth import Keyring
+from lamplighter.gateway.connection import Limits
 from lamplighter.gateway.control import build_control
 from lamplighter.gateway.demand import DemandReporter
 from lamplighter.gateway.inference import models
@@ -28,7 +29,7 @@ from lamplighter.gateway.page import build_page
 from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, send_json, valid_request_id
 from lamplighter.gateway.routing import Lanes
 from lamplighter.gateway.services import Services
-from lamplighter.gateway.upstream import Limits, Upstreams
+from lamplighter.gateway.upstream import Upstreams
 from lamplighter.gateway.view import View
 from lamplighter.gateway.wire import make_wire
 from lamplighter.observability.logging import AccessLog

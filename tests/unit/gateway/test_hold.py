@@ -11,8 +11,9 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.gateway import hold
+from lamplighter.gateway.connection import Limits
 from lamplighter.gateway.routing import EXCLUDED, Lane, Target
-from lamplighter.gateway.upstream import Limits, Upstream
+from lamplighter.gateway.upstream import Upstream
 from lamplighter.store.wakes import Stage, Wake
 from lamplighter.testing.clock import VirtualClock
 

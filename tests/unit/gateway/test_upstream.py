@@ -10,7 +10,8 @@ import pytest
 from lamplighter.core.clock import SystemClock
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.gateway import upstream as module
-from lamplighter.gateway.upstream import Cause, Connection, Head, Limits, Upstream, UpstreamFailure, Upstreams
+from lamplighter.gateway.connection import Cause, Connection, Head, Limits, UpstreamFailure
+from lamplighter.gateway.upstream import Upstream, Upstreams
 from lamplighter.testing.clock import VirtualClock
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

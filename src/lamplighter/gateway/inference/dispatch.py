@@ -10,12 +10,12 @@ from lamplighter.config import Config
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway import hold
+from lamplighter.gateway.connection import Cause, Connection, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
 from lamplighter.gateway.metering import Meter, Record
 from lamplighter.gateway.relay import WakeMode
 from lamplighter.gateway.routing import Lane, Lanes, Target
-from lamplighter.gateway.upstream import Cause, Connection, Head, UpstreamFailure
 from lamplighter.store.bus import Bus, Topic
 
 BACKOFF = 0.1

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from lamplighter.core.errors import RequestError
+from lamplighter.gateway.connection import Cause, Head, UpstreamFailure
 from lamplighter.gateway.hold import UNKNOWN_RETRY_AFTER, unreachable
 from lamplighter.gateway.routing import Lane
-from lamplighter.gateway.upstream import Cause, Head, UpstreamFailure
 
 _MOST_TEXT = 500
 _TYPES = {

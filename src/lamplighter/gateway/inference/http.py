@@ -13,13 +13,13 @@ import msgspec
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway import hold
 from lamplighter.gateway.auth import Keyring
+from lamplighter.gateway.connection import Cause, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.dispatch import Call, Dispatch, parse_wake
 from lamplighter.gateway.inference.request import Route, parse
 from lamplighter.gateway.metering import CLIENT_LEFT, Record
 from lamplighter.gateway.responses import JSON_HEADERS, STREAM_HEADERS, error_headers, send_error, valid_request_id
 from lamplighter.gateway.sse import DONE, EventTooLarge, Splitter, comment, error_event, read_whole
-from lamplighter.gateway.upstream import Cause, Head, UpstreamFailure
 from lamplighter.gateway.wire import Headers, Wire, body_in_hand, discard, make_wire
 from lamplighter.store.wakes import Wake
 

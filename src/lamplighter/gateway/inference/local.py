@@ -10,13 +10,13 @@ from typing import Any
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway import hold
 from lamplighter.gateway.auth import Identity
+from lamplighter.gateway.connection import Cause, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.dispatch import Call, Dispatch
 from lamplighter.gateway.inference.request import encode_fields, from_fields
 from lamplighter.gateway.metering import CLIENT_LEFT, Record
 from lamplighter.gateway.relay import Event, Item, Started, UpstreamLost, WakeMode, Waking
 from lamplighter.gateway.sse import EventTooLarge, Splitter, payload
-from lamplighter.gateway.upstream import Cause, UpstreamFailure
 from lamplighter.store.wakes import Wake
 
 _PAUSE = 512 * 1024
