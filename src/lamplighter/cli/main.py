@@ -3,12 +3,13 @@
 Not responsible for any command. Imports nothing heavy, so that `--help` is fast: commands import what they need when they run.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -62,7 +63,19 @@ def _everywhere(
 
 def main() -> NoReturn:
     """Run the command line and exit. Never shows a traceback unless asked with `--debug`."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    _let_go(sys.stdout)
+    _let_go(sys.stderr)
+    sys.exit(status)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Write what is left. Where nobody takes it (a closed pipe, a full disk) it is dropped: else Python itself would end us with status 120."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(arguments: list[str]) -> int:
@@ -75,12 +88,15 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`); Python must not complain when it closes the streams.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # whoever read our output has seen enough (`| head`)
     except LamplighterError as error:
         _report(error, invocation)
         return error.exit_code
+    except OSError as error:  # a full disk, a file that may not be read: not ours to explain better than the system does
+        what = f"{error.filename}: " if error.filename else ""
+        refused = LamplighterError(f"{what}{error.strerror or error}", next_step="`lamplighter doctor` looks at disk and permissions.")
+        _report(refused, invocation, cause=error)
+        return refused.exit_code
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, not a traceback
         unexpected = LamplighterError(
             f"unexpected {type(error).__name__}: {error}",

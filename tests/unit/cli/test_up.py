@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -32,11 +33,18 @@ def environment(**extra: str) -> dict[str, str]:
     return {**plain, "NO_COLOR": "1", **extra}
 
 
+def as_from_a_terminal() -> None:
+    """In the new process: signals as a terminal's shell leaves them. Who runs the tests with `nohup` or in the background ignores some."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(*arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
     program = "from lamplighter.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment(**extra), start_new_session=True,
+        preexec_fn=as_from_a_terminal,  # noqa: PLW1509 - sets signals, nothing else
     )  # fmt: skip
 
 
@@ -404,6 +412,7 @@ def test_ctrl_c_in_a_chat_stops_the_answer_and_not_the_program(folder: DataFolde
     with serving(folder, "dev", "--speed", "200") as server:
         child, terminal = pty.fork()
         if child == 0:  # pragma: no cover - the other process
+            as_from_a_terminal()
             program = "from lamplighter.cli.main import main; main()"
             words = ["chat", "--model", "quick", "--data", str(folder.root)]
             os.execve(sys.executable, [sys.executable, "-c", program, *words], environment(TERM="dumb"))  # noqa: S606 - it must be the terminal's own process
@@ -413,7 +422,8 @@ def test_ctrl_c_in_a_chat_stops_the_answer_and_not_the_program(folder: DataFolde
             nonlocal said
             end = time.monotonic() + PATIENCE
             while text not in said:
-                assert time.monotonic() < end, said
+                readable, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+                assert readable, said
                 said += os.read(terminal, 65_536)
 
         until(b"> ")
