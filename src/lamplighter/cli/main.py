@@ -94,7 +94,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except OSError as error:  # a full disk, a file that may not be read: not ours to explain better than the system does
         what = f"{error.filename}: " if error.filename else ""
-        refused = LamplighterError(f"{what}{error.strerror or error}", next_step="`lamplighter doctor` looks at disk and permissions.")
+        refused = LamplighterError(
+            f"{what}{error.strerror or error}", next_step="`lamplighter doctor` looks at disk and permissions."
+        )
         _report(refused, invocation, cause=error)
         return refused.exit_code
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, not a traceback
