@@ -312,6 +312,25 @@ def test_after_kill_9_the_next_start_just_works(folder: DataFolder, config: Path
             process.communicate()
 
 
+def test_the_dead_wake_nothing(folder: DataFolder, config: Path) -> None:
+    """After `kill -9` in the middle of a wake, the next start would wake the model again although everybody who asked is gone."""
+    import sqlite3
+
+    with serving(folder, "up", "--config", config) as server:
+        body = {"model": "pretended", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        headers = {"authorization": f"Bearer {folder.read_cli_key()}"}
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE):
+            server.until("pretended", "waking")
+            server.process.kill()
+            server.process.wait(PATIENCE)
+    with serving(folder, "up", "--config", config) as again:
+        again.until("pretended", "asleep")
+        with sqlite3.connect(f"file:{folder.root / 'lamplighter.db'}?mode=ro", uri=True) as connection:
+            assert connection.execute("SELECT count(*) FROM events WHERE to_state = 'launching'").fetchone() == (1,)
+        connection.close()
+        assert again.end(signal.SIGTERM) == 0
+
+
 def test_a_crash_of_the_keeper_is_survived(folder: DataFolder) -> None:
     """The control plane comes back by itself; the data plane never noticed. Provoked by taking its tables away and giving them back."""
     import sqlite3

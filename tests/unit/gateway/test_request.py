@@ -40,6 +40,8 @@ def body(**more: Any) -> bytes:
         ("chat", body(messages=["hi"]), "messages[0]", "invalid_type"),
         ("chat", body(messages=[{"role": "user"}, {"content": "x"}]), "messages[1]", "invalid_type"),
         ("chat", body(messages=[{"role": 1}]), "messages[0].role", "invalid_type"),
+        ("chat", body(messages=[{"role": "user", "content": 5}]), "messages[0].content", "invalid_type"),
+        ("chat", body(messages=[GOOD["messages"][0], {"role": "user", "content": {}}]), "messages[1].content", "invalid_type"),
         ("chat", body(stream="yes"), "stream", "invalid_type"),
         ("chat", body(stream=1), "stream", "invalid_type"),
         ("chat", body(stream=True, stream_options=[]), "stream_options", "invalid_type"),

@@ -148,8 +148,7 @@ def _params(xlc: ModuleType, life: Life, path: Path, *, context: int, slots: int
     p.verbosity = 1
     if config["source"] in ("bundled", "catalogue:smollm2-135m"):  # what so small a model needs in order to answer sensibly
         p.sampling.temp, p.sampling.penalty_repeat = 0.2, 1.1
-        # DRY ends the loops ("green, green, green ...") in which it is otherwise caught one time in five; a stronger repeat penalty only
-        # makes it ramble. Tried with ten questions each.
+        # DRY ends the loops ("green, green, green ...") in which it was now and then caught; a stronger repeat penalty made it ramble.
         p.sampling.dry_multiplier, p.sampling.dry_penalty_last_n = 0.8, 512
         p.chat_template = _BUNDLED_TEMPLATE
     return p
