@@ -50,6 +50,14 @@ def _compiler() -> bool:
     return shutil.which("cc") is not None and (sys.platform != "linux" or Path("/usr/include/stdio.h").exists())
 
 
+def _postgres() -> bool:
+    return shutil.which("postgres") is not None or next(Path("/usr/lib/postgresql").glob("*/bin/postgres"), None) is not None
+
+
+def _program(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is not None
+
+
 RUN = (SystemPackage("libgomp1", _libgomp, "the embedded engine (llama.cpp) cannot start"),)
 TEST = (
     *RUN,
@@ -57,6 +65,10 @@ TEST = (
     SystemPackage("fonts-dejavu-core", _fonts, "the page's screenshots show boxes instead of letters"),
     SystemPackage("gcc", _compiler, "the benchmark's mock engine cannot be built, and its test is skipped"),
     SystemPackage("libc6-dev", _compiler, "the benchmark's mock engine cannot be built, and its test is skipped"),
+    SystemPackage("postgresql", _postgres, "the tests with several gateways on PostgreSQL are skipped"),
+    SystemPackage("redis-server", _program("redis-server"), "the tests with limits shared through Redis are skipped"),
+    SystemPackage("nginx", _program("nginx"), "the tests behind a real reverse proxy are skipped"),
+    SystemPackage("caddy", _program("caddy"), "the test of the recipe with automatic certificates is skipped"),
 )
 
 
