@@ -17,6 +17,10 @@ class Capability(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    RERANK = "rerank"
+    TOKENIZE = "tokenize"
 
 
 class Health(StrEnum):
@@ -33,7 +37,10 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one health check found. `models`: upstream names it serves, when it tells. `context`: tokens a request may use, when it tells."""
+    """What one health check found. `models`: upstream names it serves, when it tells. `context`: tokens a request may use, when it tells.
+
+    `running`, `waiting`: requests that the engine works on and that wait inside it, when it tells.
+    """
 
     health: Health
     detail: str | None = None
@@ -41,6 +48,8 @@ class Probe:
     progress: float | None = None
     models: frozenset[str] = frozenset()
     context: int | None = None
+    running: int | None = None
+    waiting: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

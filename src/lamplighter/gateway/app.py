@@ -15,6 +15,8 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.ids import new_id
 from lamplighter.engines.base import Engine
+from lamplighter.gateway.admission.base import Admission
+from lamplighter.gateway.admission.open import OpenAdmission
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.connection import Limits
 from lamplighter.gateway.control import build_control
@@ -23,7 +25,7 @@ from lamplighter.gateway.inference import models
 from lamplighter.gateway.inference.dispatch import Dispatch
 from lamplighter.gateway.inference.http import InferenceApp, refuse
 from lamplighter.gateway.inference.local import LocalRelay
-from lamplighter.gateway.inference.request import PATHS
+from lamplighter.gateway.inference.operations import OPERATIONS
 from lamplighter.gateway.metering import Meter
 from lamplighter.gateway.page import build_page
 from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, send_json, valid_request_id
@@ -73,7 +75,8 @@ class Gateway:
         self._view.listen(self._lanes.apply)
         access = AccessLog(clock, format=config.log.format) if config.log.access else None
         self._meter = Meter(self.metrics, access, clock)
-        self._dispatch = Dispatch(config, clock, self._lanes, self._meter, store.bus)
+        self.admission: Admission = OpenAdmission()
+        self._dispatch = Dispatch(config, clock, self._lanes, self._meter, self.admission, store.bus)
         self.keyring = keyring or Keyring(store, clock)
         self._inference = InferenceApp(self._dispatch, self.keyring)
         self.services = Services(
@@ -153,9 +156,9 @@ class Gateway:
         kind = scope["type"]
         if kind == "http":
             path = scope["path"]
-            route = PATHS.get(path)
-            if route is not None and scope["method"] == "POST":
-                await self._inference(route, scope, receive, send)
+            operation = OPERATIONS.get(path)
+            if operation is not None and scope["method"] == "POST":
+                await self._inference(operation, scope, receive, send)
             elif path.startswith("/v1") and (path == "/v1" or path[3] == "/"):
                 await self._v1(path, scope, receive, send)
             elif path in {"/health", "/ready", "/metrics"}:
@@ -174,8 +177,8 @@ class Gateway:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = valid_request_id(headers.get(b"x-request-id")) or f"req_{random.getrandbits(80):020x}"
         try:
-            self.keyring.verify(headers.get(b"authorization"))
-            if path in PATHS:
+            self.keyring.identify(headers)
+            if path in OPERATIONS:
                 models.check_method(scope["method"], "POST")
             created, snapshot = int(self.services.started_at), self._view.snapshot
             if path == "/v1/models":
@@ -189,7 +192,7 @@ class Gateway:
                     f"There is no {path[:200]}.",
                     status=404,
                     code="unknown_url",
-                    next_step=f"There are: {', '.join([*PATHS, '/v1/models'])}.",
+                    next_step=f"There are: {', '.join([*OPERATIONS, '/v1/models'])}.",
                 )
         except RequestError as error:
             await refuse(receive, send, error, request_id)
@@ -204,7 +207,7 @@ class Gateway:
             models.check_method(scope["method"], "GET", "HEAD")
             if path == "/metrics":
                 if not (self._config.server.metrics_without_key or _from_here(scope, headers)):
-                    self.keyring.verify(headers.get(b"authorization"))
+                    self.keyring.identify(headers)
                 body, fields, status = self.metrics.render(), [(b"content-type", CONTENT_TYPE.encode()), NOSNIFF, NO_STORE], 200
             elif path == "/health":
                 body, fields, status = b'{"status":"ok","version":"%b"}' % __version__.encode(), JSON_HEADERS, 200

@@ -4,8 +4,9 @@ Making, listing and revoking them is `store.principals`; cookies and CSRF are `g
 """
 
 import asyncio
+import base64
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -33,6 +34,12 @@ class Identity:
     principal_name: str
     key_id: str | None
     admin: bool
+    models: frozenset[str] | None = None
+    """The models that it may use; None: all."""
+
+    def may_use(self, model: str) -> bool:
+        """Whether `model` is among those that this identity may use."""
+        return self.models is None or model in self.models
 
 
 class Keyring:
@@ -58,13 +65,24 @@ class Keyring:
             self._task = None
         await self._quietly(self._flush)
 
-    def verify(self, authorization: bytes | None) -> Identity:
-        """The identity behind an `Authorization` header's value. Raises RequestError 401. Never waits."""
+    def identify(self, headers: Mapping[bytes, bytes]) -> Identity:
+        """The identity behind a request's headers (names in lower case). Raises RequestError 401. Never waits.
+
+        The key comes as `Authorization: Bearer`, as `x-api-key` (Anthropic's clients), or as the password of `Authorization: Basic`
+        (programs that know only a URL: `http://any:lk-...@host`).
+        """
+        authorization = headers.get(b"authorization")
         if authorization is None:
-            raise _refused("This request carries no API key.")
-        scheme, _, credential = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
-            raise _refused("The API key must come as `Authorization: Bearer lk-...`.")
+            credential = headers.get(b"x-api-key")
+            if credential is None:
+                raise _refused("This request carries no API key.")
+        else:
+            scheme, _, credential = authorization.partition(b" ")
+            scheme = scheme.lower()
+            if scheme == b"basic":
+                credential = _password(credential)
+            elif scheme != b"bearer":
+                raise _refused("The API key must come as `Authorization: Bearer lk-...`.")
         identity = self._identities.get(hashlib.sha256(credential.strip()[:_MAX_CREDENTIAL]).digest())
         if identity is None:
             raise _refused("This API key does not open: it is wrong, or it was revoked.")
@@ -111,6 +129,14 @@ class Keyring:
             await work()
         except StoreError as error:  # the keys in memory stay good; the next round tries again
             log.warning("keys_not_refreshed", error=error.message)
+
+
+def _password(credential: bytes) -> bytes:
+    try:
+        user, _, password = base64.b64decode(credential.strip(), validate=True).partition(b":")
+    except ValueError:
+        raise _refused("The `Authorization: Basic` header is not proper base64.") from None
+    return password or user
 
 
 def _refused(message: str) -> RequestError:

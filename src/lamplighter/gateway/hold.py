@@ -12,7 +12,7 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.core.states import ReplicaState
-from lamplighter.gateway.routing import Lane
+from lamplighter.gateway.routing import Asker, Lane, Target
 from lamplighter.store.wakes import Wake
 
 MOST_RETRY_AFTER = 60
@@ -144,7 +144,7 @@ def unreachable(lane: Lane, detail: str = "") -> RequestError:
 def _unreachable(lane: Lane, now: float) -> bool:
     """Whether an always-on server is known not to answer. Right after the start it is just not known yet."""
     if lane.targets:
-        return lane.pick() is None  # it refused a moment ago
+        return not lane.awake  # it refused a moment ago
     waiting = (ReplicaState.LAUNCHING, ReplicaState.STARTING)
     return bool(lane.replicas) and not any(
         replica.state in waiting and now - replica.created_at < _STATIC_GRACE for replica in lane.replicas
@@ -191,13 +191,15 @@ def full(lane: Lane, now: float, bound: int) -> RequestError:
     )
 
 
-async def hold(lane: Lane, config: GatewayConfig, clock: Clock, *, began: float, limit: float, on_beat: OnBeat | None) -> float:
-    """Wait in the lane's queue until it has a target; the seconds that took.
+async def hold(
+    lane: Lane, asker: Asker, config: GatewayConfig, clock: Clock, *, began: float, limit: float, on_beat: OnBeat | None
+) -> Target:
+    """Wait in the lane's queue until a target can be seized: it is, when this returns.
 
     `began`: monotonic time of the request's arrival; `limit`: seconds from then after which it ends. Raises RequestError: 429 when the
     queue is full, 503 (or what the failure says) when waiting longer is of no use.
     """
-    now, since, entered = clock.monotonic(), clock.time(), clock.monotonic()
+    since = clock.time()
     if (error := refusal(lane, since=since, now=since)) is not None:
         raise error
     if lane.queued >= config.max_held:
@@ -207,8 +209,8 @@ async def hold(lane: Lane, config: GatewayConfig, clock: Clock, *, began: float,
     try:
         while True:
             changed = lane.changed
-            if lane.pick() is not None:
-                return clock.monotonic() - entered
+            if (target := lane.seize(asker)) is not None:
+                return target
             if (error := refusal(lane, since=since, now=clock.time())) is not None:
                 raise error
             now = clock.monotonic()

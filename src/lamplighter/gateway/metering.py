@@ -13,7 +13,10 @@ CLIENT_LEFT = 499
 
 @dataclass(slots=True)
 class Record:
-    """One request. Times are monotonic seconds. `model`: the one that answers, '' while it is not known to exist."""
+    """One request. Times are monotonic seconds. `model`: the one that answers, '' while it is not known to exist.
+
+    `reached`: whether it was sent to an engine.
+    """
 
     route: str
     request_id: str
@@ -24,6 +27,7 @@ class Record:
     outcome: str = "ok"
     first_at: float | None = None
     held: float | None = None
+    reached: bool = False
     usage: Usage | None = None
 
 

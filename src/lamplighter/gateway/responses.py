@@ -11,8 +11,7 @@ from lamplighter.gateway.wire import Headers, Wire
 JSON_TYPE = (b"content-type", b"application/json")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 NO_STORE = (b"cache-control", b"no-store")
-STREAM_HEADERS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
+STREAM_HEADERS: Headers = [  # beside the content type, which is the dialect's
     NOSNIFF,
     NO_STORE,
     (b"x-accel-buffering", b"no"),  # nginx would otherwise collect the events
@@ -38,9 +37,8 @@ def error_headers(error: RequestError, request_id: str) -> Headers:
     return headers
 
 
-def send_error(wire: Wire, error: RequestError, request_id: str, *, extra: Headers | None = None) -> None:
-    """Answer with `error`, whole."""
-    body = msgspec.json.encode(error.body())
+def send_error(wire: Wire, error: RequestError, request_id: str, body: bytes, *, extra: Headers | None = None) -> None:
+    """Answer with `error`, whole. `body`: it in the client's dialect."""
     wire.start(error.status, [*error_headers(error, request_id), *(extra or [])], length=len(body))
     wire.finish(body)
 

@@ -6,6 +6,8 @@ Follows the view; decides which target is next. Waiting is `hold`'s, connections
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import structlog
@@ -23,6 +25,37 @@ _log = structlog.get_logger(__name__)
 
 EXCLUDED = 1.0
 """Seconds for which a target that refused a connection gets no requests, unless the view changes it sooner."""
+
+
+class Outcome(StrEnum):
+    """How an exchange with a target ended, as far as it tells of the target's health."""
+
+    OK = "ok"
+    """It answered properly, an error of the client's making included."""
+    CANCELLED = "cancelled"
+    """We ended it: says nothing about the target."""
+    CONNECT = "connect"
+    LOST = "lost"
+    """It ended the connection before the answer was whole."""
+    TIMEOUT = "timeout"
+    PROTOCOL = "protocol"
+    STATUS = "status"
+    """It answered 500 or above."""
+
+
+@dataclass(slots=True)
+class Asker:
+    """All that routing and fairness look at of a request. `session`: what ties requests together, b'' for none.
+
+    `prefix`: a digest of the prompt's beginning, so that requests that share it can meet a warm cache; b'' when it is not known.
+    """
+
+    key_id: str = ""
+    session: bytes = b""
+    prefix: bytes = b""
+
+
+ANYBODY = Asker()
 
 
 class Reporter(Protocol):
@@ -75,8 +108,23 @@ class Lane:
         self._reporter = reporter
         self._clock = clock
 
-    def pick(self) -> Target | None:
-        """The target for the next request: the less busy of two taken by chance; None when there is none."""
+    @property
+    def awake(self) -> bool:
+        """Whether a target can be asked now (or as soon as those before have been answered)."""
+        return self._pick(ANYBODY) is not None
+
+    def seize(self, asker: Asker) -> Target | None:
+        """A target for one exchange, which counts from now on; None when none can be had at once. Pair with `release`."""
+        target = self._pick(asker)
+        if target is not None:
+            self.in_flight += 1
+            target.in_flight += 1
+            self.loads[target] = self.loads.get(target, 0) + 1
+            self._reporter.touch(self)
+        return target
+
+    def _pick(self, asker: Asker) -> Target | None:
+        """The less busy of two taken by chance; None when there is none."""
         targets = self.targets
         if self._excluded:
             targets = self._admitted()
@@ -105,15 +153,10 @@ class Lane:
         left = [target.excluded_until - now for target in self.targets if target.excluded_until > now]
         return min(left) if left else None
 
-    def begin(self, target: Target) -> None:
-        """A request goes to `target`. Pair with `end`."""
-        self.in_flight += 1
-        target.in_flight += 1
-        self.loads[target] = self.loads.get(target, 0) + 1
-        self._reporter.touch(self)
-
-    def end(self, target: Target) -> None:
-        """The request on `target` is over, however it went."""
+    def release(self, target: Target, outcome: Outcome) -> None:
+        """The exchange on `target` is over."""
+        if outcome in {Outcome.CONNECT, Outcome.LOST}:
+            self.exclude(target)
         self.in_flight -= 1
         target.in_flight -= 1
         left = self.loads[target] - 1

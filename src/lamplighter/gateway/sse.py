@@ -70,12 +70,12 @@ def error_event(error: dict[str, Any]) -> bytes:
 
 
 class Splitter:
-    """Takes bytes as they arrive, gives whole events. `usage` holds the tokens once they were seen.
+    """Takes bytes as they arrive, gives whole events. `usage` holds the tokens once they were seen, `events` counts what went by.
 
     `strip`: leave out an event that carries nothing but usage.
     """
 
-    __slots__ = ("_last", "_pending", "_previous", "_scanned", "_strip", "usage")
+    __slots__ = ("_last", "_pending", "_previous", "_scanned", "_strip", "events", "usage")
 
     def __init__(self, *, strip: bool = False) -> None:
         self._strip = strip
@@ -84,6 +84,7 @@ class Splitter:
         self._previous = b""
         self._last = b""
         self.usage: Usage | None = None
+        self.events = 0
 
     def feed(self, data: bytes) -> bytes:
         """What may go on now: whole events only, possibly nothing. Raises EventTooLarge."""
@@ -101,6 +102,7 @@ class Splitter:
             if not end:
                 return b""
             data = data[:end]
+        self.events += data.count(b"\ndata:") + 1  # each event has one; the first has no line before it
         self._previous, self._last = self._last, data
         at = data.rfind(b'"usage"')
         return data if at < 0 else self._metered(data, at)
@@ -130,7 +132,8 @@ class Splitter:
         at = rest.rfind(b'"usage"')
         return rest if at < 0 else self._metered(rest, at)
 
-    def events(self, data: bytes) -> list[bytes]:
+    @staticmethod
+    def split(data: bytes) -> list[bytes]:
         """The single events in what `feed` gave."""
         events, start = [], 0
         if b"\r" not in data:
@@ -151,7 +154,7 @@ class Splitter:
         The last event that has usage decides; searching on for others would mean reading every byte of a long piece twice.
         """
         if b"\r" in data:
-            return b"".join(event for event in self.events(data) if not self._only_usage(event))
+            return b"".join(event for event in self.split(data) if not self._only_usage(event))
         while at >= 0 and data[at + 7 : at + 12] == b":null":  # vLLM says so in every event but the last
             at = data.rfind(b'"usage"', 0, at)
         if at < 0:

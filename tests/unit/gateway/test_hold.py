@@ -12,7 +12,7 @@ from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.gateway import hold
 from lamplighter.gateway.connection import Limits
-from lamplighter.gateway.routing import EXCLUDED, Lane, Target
+from lamplighter.gateway.routing import ANYBODY, EXCLUDED, Lane, Outcome, Target
 from lamplighter.gateway.upstream import Upstream
 from lamplighter.store.wakes import Stage, Wake
 from lamplighter.testing.clock import VirtualClock
@@ -64,18 +64,22 @@ def set_view(lane: Lane, *targets: Target, wake: Wake | None = None) -> None:
 
 async def test_waiting_ends_when_a_target_is_there(clock: VirtualClock, lane: Lane) -> None:
     """Requests would stay held although the model is awake."""
-    waiting = asyncio.create_task(hold.hold(lane, settings(), clock, began=clock.monotonic(), limit=55, on_beat=None))
+    waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=clock.monotonic(), limit=55, on_beat=None))
     await clock.advance(7)
     assert (lane.queued, lane.oldest_queued_at) == (1, clock.time() - 7)
     set_view(lane, target(clock))
-    assert await waiting == pytest.approx(7)
+    one = await waiting
+    assert one in lane.targets
+    lane.release(one, Outcome.OK)
     assert lane.idle
 
 
 async def test_the_limit_counts_from_the_arrival(clock: VirtualClock, lane: Lane) -> None:
     """A request that was held twice would be held longer than a proxy allows."""
     await clock.advance(50)
-    waiting = asyncio.create_task(hold.hold(lane, settings(), clock, began=clock.monotonic() - 50, limit=55, on_beat=None))
+    waiting = asyncio.create_task(
+        hold.hold(lane, ANYBODY, settings(), clock, began=clock.monotonic() - 50, limit=55, on_beat=None)
+    )
     await clock.advance(4)
     assert not waiting.done()
     await clock.advance(2)
@@ -93,7 +97,7 @@ async def test_beats_come_when_asked_and_at_changes(clock: VirtualClock, lane: L
         beats.append((clock.monotonic(), hold.stage(wake)))
         return 10.0
 
-    waiting = asyncio.create_task(hold.hold(lane, settings(), clock, began=0, limit=3600, on_beat=on_beat))
+    waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=0, limit=3600, on_beat=on_beat))
     await clock.advance(25)
     set_view(lane, wake=waking(clock))
     await clock.advance(1)
@@ -105,7 +109,9 @@ async def test_beats_come_when_asked_and_at_changes(clock: VirtualClock, lane: L
 
 async def test_only_the_first_who_waits_is_urgent(clock: VirtualClock, lane: Lane) -> None:
     """A flood of requests would flood the keeper too."""
-    waiting = [asyncio.create_task(hold.hold(lane, settings(), clock, began=0, limit=5, on_beat=None)) for _ in range(10)]
+    waiting = [
+        asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=0, limit=5, on_beat=None)) for _ in range(10)
+    ]
     await clock.advance(1)
     reporter = lane._reporter
     assert isinstance(reporter, Noted)
@@ -119,7 +125,7 @@ async def test_only_the_first_who_waits_is_urgent(clock: VirtualClock, lane: Lan
 @pytest.mark.parametrize("attempt", [1, 3])
 async def test_every_failure_is_judged_by_its_verdict(clock: VirtualClock, lane: Lane, reason: WakeFailure, attempt: int) -> None:
     """A new reason would leave clients waiting for nothing, or send them away although help is near."""
-    waiting = asyncio.create_task(hold.hold(lane, settings(), clock, began=0, limit=3600, on_beat=None))
+    waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=0, limit=3600, on_beat=None))
     await clock.advance(1)
     failed = waking(clock, outcome="failed", reason=reason, ended_at=clock.time(), attempt=attempt, retry_at=clock.time() + 30)
     set_view(lane, wake=failed)
@@ -144,10 +150,10 @@ async def test_an_old_failure_concerns_nobody_new(clock: VirtualClock, lane: Lan
     )
     await clock.advance(10)
     with pytest.raises(RequestError) as caught:
-        await hold.hold(lane, settings(), clock, began=10, limit=55, on_beat=None)
+        await hold.hold(lane, ANYBODY, settings(), clock, began=10, limit=55, on_beat=None)
     assert caught.value.retry_after == 20
     await clock.advance(21)
-    waiting = asyncio.create_task(hold.hold(lane, settings(), clock, began=31, limit=55, on_beat=None))
+    waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=31, limit=55, on_beat=None))
     await clock.advance(1)
     assert not waiting.done()
     set_view(lane, target(clock))
@@ -159,13 +165,13 @@ async def test_a_target_that_refused_is_tried_again(clock: VirtualClock, lane: L
     one = target(clock)
     set_view(lane, one)
     lane.exclude(one)
-    assert lane.pick() is None
-    waiting = asyncio.create_task(hold.hold(lane, settings(), clock, began=0, limit=55, on_beat=None))
+    assert not lane.awake
+    waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=0, limit=55, on_beat=None))
     await clock.advance(EXCLUDED / 2)
     assert not waiting.done()
     await clock.advance(EXCLUDED)
     await waiting
-    assert lane.pick() is one
+    assert lane.seize(ANYBODY) is one
 
 
 @pytest.mark.parametrize(("eta", "elapsed", "expected"), [(None, 0, 10), (90.0, 0, 60), (30.0, 10, 20), (5.0, 60, 1)])
@@ -183,14 +189,12 @@ async def test_the_less_busy_replica_is_next(clock: VirtualClock, lane: Lane) ->
     targets = [target(clock, f"rep_{index}") for index in range(5)]
     set_view(lane, *targets)
     for _ in range(1000):
-        chosen = lane.pick()
-        assert chosen is not None
-        lane.begin(chosen)
+        assert lane.seize(ANYBODY) is not None
     counts = [item.in_flight for item in targets]
     assert max(counts) - min(counts) < 20
     for item in targets:
         while item.in_flight:
-            lane.end(item)
+            lane.release(item, Outcome.OK)
     assert lane.idle
     assert not lane.loads
 
@@ -198,13 +202,13 @@ async def test_the_less_busy_replica_is_next(clock: VirtualClock, lane: Lane) ->
 async def test_a_draining_target_is_left_when_its_last_answer_ends(clock: VirtualClock, lane: Lane) -> None:
     """The drain would wait for ever, or the engine be stopped too early."""
     one = target(clock)
-    lane.begin(one)
-    lane.begin(one)
+    set_view(lane, one)
+    assert lane.seize(ANYBODY) is lane.seize(ANYBODY) is one
     one.draining_epoch = 4
     reporter = lane._reporter
     assert isinstance(reporter, Noted)
-    lane.end(one)
+    lane.release(one, Outcome.OK)
     assert not reporter.emptied_targets
-    lane.end(one)
+    lane.release(one, Outcome.OK)
     assert reporter.emptied_targets == [one]
     assert lane.last_ended_at == clock.time()

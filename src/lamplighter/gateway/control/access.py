@@ -18,9 +18,9 @@ _PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 async def identify(keyring: Keyring, connection: HTTPConnection) -> Identity:
     """The identity behind a request: of its key, else of its session. Raises RequestError 401."""
-    authorization = connection.headers.get("authorization")
-    if authorization is not None:
-        return keyring.verify(authorization.encode("latin-1"))
+    headers = dict(connection.headers.raw)
+    if b"authorization" in headers or b"x-api-key" in headers:
+        return keyring.identify(headers)
     return await keyring.verify_session(connection.cookies.get(COOKIE))
 
 

@@ -40,7 +40,7 @@ async def sign_in(credentials: Credentials, request: Request, response: Response
     store = parts.services.store
     if credentials.key is not None:
         try:
-            identity = parts.services.keyring.verify(b"Bearer " + credentials.key.encode())
+            identity = parts.services.keyring.identify({b"x-api-key": credentials.key.encode()})
         except RequestError:
             parts.throttle.failed(address)
             raise

@@ -10,16 +10,26 @@ from lamplighter.config import Config
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway import hold
+from lamplighter.gateway.admission.base import Admission, Grant
+from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.connection import Cause, Connection, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
 from lamplighter.gateway.metering import Meter, Record
 from lamplighter.gateway.relay import WakeMode
-from lamplighter.gateway.routing import Lane, Lanes, Target
+from lamplighter.gateway.routing import Asker, Lane, Lanes, Outcome, Target
 from lamplighter.store.bus import Bus, Topic
 
 BACKOFF = 0.1
 """Seconds before the first retry of an answer that said 502, 503 or 504; doubles."""
+OUTCOMES = {
+    Cause.CONNECT: Outcome.CONNECT,
+    Cause.LOST: Outcome.LOST,
+    Cause.TIMEOUT: Outcome.TIMEOUT,
+    Cause.PROTOCOL: Outcome.PROTOCOL,
+    Cause.STALLED: Outcome.CANCELLED,
+    Cause.BUSY: Outcome.CANCELLED,
+}
 _RETRIED = frozenset({502, 503, 504})
 _WANTED_AT_LEAST = 300.0
 """Seconds for which a model that another one stood in for is wanted, unless its pool's boot deadline is longer."""
@@ -28,19 +38,43 @@ _WANTED_AT_LEAST = 300.0
 class Call:
     """One request on its way. `open` it, read from `connection` when the head has no body, and always `close` it."""
 
-    __slots__ = ("_body", "_dispatch", "_target", "connection", "lane", "on_silence", "record", "request", "stood_in_for")
+    __slots__ = (
+        "_body",
+        "_dispatch",
+        "_identity",
+        "_outcome",
+        "_target",
+        "asker",
+        "connection",
+        "grant",
+        "lane",
+        "on_silence",
+        "record",
+        "request",
+        "stood_in_for",
+    )
 
     def __init__(
-        self, dispatch: "Dispatch", lane: Lane, request: InferenceRequest, record: Record, stood_in_for: str | None
+        self,
+        dispatch: "Dispatch",
+        lane: Lane,
+        request: InferenceRequest,
+        record: Record,
+        identity: Identity,
+        stood_in_for: Lane | None,
     ) -> None:
         self._dispatch = dispatch
         self._target: Target | None = None
         self._body = b""
+        self._identity = identity
+        self._outcome = Outcome.OK
+        self.grant: Grant | None = None
+        self.asker = Asker(record.key_id)
         self.lane = lane
         self.request = request
         self.record = record
         self.stood_in_for = stood_in_for
-        """The model that was asked for, when `lane` answers in its place."""
+        """The lane of the model that was asked for, when `lane` answers in its place."""
         self.connection: Connection | None = None
         self.on_silence: Callable[[float], None] | None = None
         """Called every second or so with the seconds for which the engine has been silent."""
@@ -51,17 +85,18 @@ class Call:
         A head with status 400 or above is given as it is only when trying again is of no use.
         """
         dispatch, lane = self._dispatch, self.lane
+        admission = dispatch.admission
+        # Before anything counts as demand: who may not ask wakes nothing.
+        grant = admission.admit_now(self._identity, self.request, lane.name)
+        self.grant = grant or await admission.admit(self._identity, self.request, lane.name)
+        if self.stood_in_for is not None:
+            dispatch.want(self.stood_in_for)
         self._body = self.request.body(lane.upstream_model)
         tries = 0
         while True:
-            target = lane.pick()
-            if target is None:
-                await self._hold(on_beat)
-                continue
+            target = self._target = lane.seize(self.asker) or await self._hold(on_beat)
             error: RequestError
             try:
-                lane.begin(target)
-                self._target = target
                 upstream = target.upstream
                 connection = upstream.take()
                 if connection is None:
@@ -71,6 +106,7 @@ class Call:
                 connection.on_tick = self.on_silence
                 question = upstream.head(UPSTREAM_PATHS[self.request.route], self.record.request_id, len(self._body))
                 try:
+                    self.record.reached = True
                     await connection.send(question, self._body)
                     head = connection.answer()
                 except UpstreamFailure as failure:
@@ -80,28 +116,31 @@ class Call:
             except UpstreamFailure as failure:
                 error = faults.from_failure(failure, lane)
                 dispatch.failed(lane, target, failure)
+                outcome = OUTCOMES[failure.cause]
                 again = failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received)
-                if lane.static and failure.cause is Cause.CONNECT and lane.pick() is None:
-                    again = False  # nothing will wake it: say so at once
             else:
                 if head.status not in _RETRIED:
                     return head
                 dispatch.meter.metrics.upstream_errors.labels(lane.name, "status").inc()
-                error, again = faults.from_answer(head, lane), True
-            self._release()
+                error, again, outcome = faults.from_answer(head, lane), True, Outcome.STATUS
+            self._release(outcome)
+            if lane.static and outcome is Outcome.CONNECT and not lane.awake:
+                again = False  # nothing will wake it: say so at once
             if not again or tries >= dispatch.config.gateway.retries:
                 raise error
             tries += 1
             dispatch.meter.metrics.retries.labels(lane.name).inc()
             await dispatch.clock.sleep(BACKOFF * 2 ** (tries - 1))
 
-    async def _hold(self, on_beat: hold.OnBeat | None) -> None:
+    async def _hold(self, on_beat: hold.OnBeat | None) -> Target:
         dispatch = self._dispatch
         config = dispatch.config.gateway
         limit = float(config.max_wait if self.request.stream else config.hold)
         began = dispatch.clock.monotonic()
         try:
-            await hold.hold(self.lane, config, dispatch.clock, began=self.record.began, limit=limit, on_beat=on_beat)
+            return await hold.hold(
+                self.lane, self.asker, config, dispatch.clock, began=self.record.began, limit=limit, on_beat=on_beat
+            )
         finally:
             self.record.held = (self.record.held or 0.0) + dispatch.clock.monotonic() - began
 
@@ -117,37 +156,44 @@ class Call:
         await self.connection.send(question, self._body)
         return self.connection.answer()
 
-    def _release(self) -> None:
+    def _release(self, outcome: Outcome) -> None:
         if self.connection is not None:
             self.connection.done()
             self.connection = None
         if self._target is not None:
             target, self._target = self._target, None
-            self.lane.end(target)
+            self.lane.release(target, outcome)
 
     def lost(self, failure: UpstreamFailure) -> None:
         """Note that the answer broke off after its first byte."""
+        self._outcome = OUTCOMES[failure.cause]
         if self._target is not None:
             self._dispatch.failed(self.lane, self._target, failure)
 
     def close(self) -> None:
         """The request is over, however: the engine's connection is kept or closed at once, the counts return. Safe to call twice."""
         self.on_silence = None  # it leads back here: without this each stream would wait for the garbage collector
-        self._release()
+        self._release(self._outcome)
+        if self.grant is not None:
+            grant, self.grant = self.grant, None
+            record = self.record
+            began = record.began + (record.held or 0.0)
+            grant.settle(record.usage, seconds=self._dispatch.clock.monotonic() - began if record.reached else 0.0)
 
 
 class Dispatch:
     """Admits requests into lanes. `closing`: no new work."""
 
-    def __init__(self, config: Config, clock: Clock, lanes: Lanes, meter: Meter, bus: Bus) -> None:
+    def __init__(self, config: Config, clock: Clock, lanes: Lanes, meter: Meter, admission: Admission, bus: Bus) -> None:
         self.config = config
         self.clock = clock
         self.lanes = lanes
         self.meter = meter
+        self.admission = admission
         self.closing = False
         self._bus = bus
 
-    def admit(self, request: InferenceRequest, record: Record, wake: WakeMode | None) -> Call:
+    def admit(self, request: InferenceRequest, record: Record, identity: Identity, wake: WakeMode | None) -> Call:
         """The call for `request`. `wake`: what the client asked for; None: the model's habit. Raises RequestError."""
         if self.closing:
             raise hold.stopping()
@@ -156,8 +202,8 @@ class Dispatch:
             raise unknown_model(request.model, self.lanes.names())
         record.model = lane.name
         self._check_capability(lane, request)
-        if lane.pick() is not None:
-            return Call(self, lane, request, record, None)
+        if lane.awake:
+            return Call(self, lane, request, record, identity, None)
         if wake == "fail":
             now = self.clock.time()
             raise hold.refusal(lane, since=now, now=now) or hold.asleep(lane, now)
@@ -170,16 +216,16 @@ class Dispatch:
                 next_step="Ask with `Lamplighter-Wake: wait`, or set the model's `while_waking`.",
             )
         if stand_in is None or wake == "wait":
-            return Call(self, lane, request, record, None)
+            return Call(self, lane, request, record, identity, None)
         other = self.lanes.find(stand_in)
         if other is None:
             raise unknown_model(stand_in, self.lanes.names())
         self._check_capability(other, request)
-        self._want(lane)
         record.model = other.name
-        return Call(self, other, request, record, lane.name)
+        return Call(self, other, request, record, identity, lane)
 
-    def _want(self, lane: Lane) -> None:
+    def want(self, lane: Lane) -> None:
+        """Another model answers in the place of this one: wake it meanwhile."""
         pool = self.config.pools[lane.config.pool]
         lasting = max(_WANTED_AT_LEAST, float(getattr(pool, "boot_deadline", 0.0)))
         lane.want(self.clock.time() + lasting)
@@ -196,8 +242,6 @@ class Dispatch:
     def failed(self, lane: Lane, target: Target, failure: UpstreamFailure) -> None:
         """An exchange with `target` failed: remember it, and let the keeper look when the engine may be dead."""
         self.meter.metrics.upstream_errors.labels(lane.name, failure.cause.value).inc()
-        if failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received):
-            lane.exclude(target)
         if failure.cause in {Cause.CONNECT, Cause.LOST, Cause.TIMEOUT}:
             self._bus.publish(Topic.SUSPECT, target.replica_id)
 

@@ -15,11 +15,12 @@ from lamplighter.gateway import hold
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.connection import Cause, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
+from lamplighter.gateway.inference.dialects.base import Dialect, StreamReader
 from lamplighter.gateway.inference.dispatch import Call, Dispatch, parse_wake
-from lamplighter.gateway.inference.request import Route, parse
+from lamplighter.gateway.inference.operations import Operation
 from lamplighter.gateway.metering import CLIENT_LEFT, Record
 from lamplighter.gateway.responses import JSON_HEADERS, STREAM_HEADERS, error_headers, send_error, valid_request_id
-from lamplighter.gateway.sse import DONE, EventTooLarge, Splitter, comment, error_event, read_whole
+from lamplighter.gateway.sse import EventTooLarge
 from lamplighter.gateway.wire import Headers, Wire, body_in_hand, discard, make_wire
 from lamplighter.store.wakes import Wake
 
@@ -42,18 +43,18 @@ class InferenceApp:
         self._dispatch = dispatch
         self._keyring = keyring
 
-    async def __call__(self, route: Route, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, operation: Operation, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""
         dispatch = self._dispatch
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = valid_request_id(headers.get(b"x-request-id")) or f"req_{random.getrandbits(80):020x}"
-        record = Record(route, request_id, dispatch.clock.monotonic())
+        record = Record(operation.name, request_id, dispatch.clock.monotonic())
         wire: Wire | None = None
         call: Call | None = None
         unread = b"content-length" in headers or b"transfer-encoding" in headers
         try:
             try:
-                identity = self._keyring.verify(headers.get(b"authorization"))
+                identity = self._keyring.identify(headers)
                 record.key_id = identity.key_id or ""
                 wake = parse_wake(headers.get(b"lamplighter-wake"))
                 raw = body_in_hand(scope, send)
@@ -61,15 +62,15 @@ class InferenceApp:
                     raw = await self._body(headers, receive, raw)
                 unread = False
                 wire = make_wire(scope, receive, send)
-                call = dispatch.admit(parse(route, raw), record, wake)
+                call = dispatch.admit(operation.parse(raw), record, identity, wake)
             except RequestError as error:
                 record.status, record.outcome = error.status, "refused"
                 if wire is None:
-                    await self._refuse(headers, receive, send, error, request_id, unread=unread)
+                    await self._refuse(headers, receive, send, error, request_id, operation.dialect, unread=unread)
                 else:
-                    send_error(wire, error, request_id)
+                    send_error(wire, error, request_id, operation.dialect.error(error))
                 return
-            await _Answer(call, wire, dispatch).give()
+            await _Answer(call, wire, dispatch, operation.dialect).give()
         except _ClientLeft:
             record.status, record.outcome = CLIENT_LEFT, "cancelled"
         except asyncio.CancelledError:
@@ -78,7 +79,7 @@ class InferenceApp:
             if wire is None:
                 raise
             if not wire.gone:
-                self._give_up(wire, request_id)
+                self._give_up(wire, request_id, operation.dialect)
         finally:
             if call is not None:
                 call.close()
@@ -89,12 +90,12 @@ class InferenceApp:
                 else:
                     wire.close()
 
-    def _give_up(self, wire: Wire, request_id: str) -> None:
+    def _give_up(self, wire: Wire, request_id: str, dialect: Dialect) -> None:
         """The server ends us although the client is still there: its grace is over. The client is told."""
         if wire.started:
-            wire.finish(error_event(faults.lost("the gateway is stopping").body()))
+            wire.finish(dialect.error_event(faults.lost("the gateway is stopping")))
         else:
-            send_error(wire, hold.stopping(), request_id)
+            send_error(wire, stopping := hold.stopping(), request_id, dialect.error(stopping))
 
     async def _body(self, headers: dict[bytes, bytes], receive: Any, in_hand: bytes | None) -> bytes:
         """The request's body. Raises RequestError 408, 413 or 415."""
@@ -149,7 +150,15 @@ class InferenceApp:
         )
 
     async def _refuse(
-        self, headers: dict[bytes, bytes], receive: Any, send: Any, error: RequestError, request_id: str, *, unread: bool
+        self,
+        headers: dict[bytes, bytes],
+        receive: Any,
+        send: Any,
+        error: RequestError,
+        request_id: str,
+        dialect: Dialect,
+        *,
+        unread: bool,
     ) -> None:
         """Answer a request whose body was not read (to its end), so that the client gets to read that answer."""
         if unread and ("connection", "close") not in error.headers and _small(headers):
@@ -157,7 +166,7 @@ class InferenceApp:
             unread = False
         if unread and ("connection", "close") not in error.headers:
             error.headers = (*error.headers, ("connection", "close"))
-        await refuse(receive, send, error, request_id, linger=unread)
+        await refuse(receive, send, error, request_id, body=dialect.error(error), linger=unread)
 
 
 def _small(headers: dict[bytes, bytes]) -> bool:
@@ -165,9 +174,11 @@ def _small(headers: dict[bytes, bytes]) -> bool:
     return declared.isdigit() and int(declared) <= _SMALL and b"expect" not in headers
 
 
-async def refuse(receive: Any, send: Any, error: RequestError, request_id: str, *, linger: bool = False) -> None:
+async def refuse(
+    receive: Any, send: Any, error: RequestError, request_id: str, *, body: bytes | None = None, linger: bool = False
+) -> None:
     """Answer with `error` outside of any wire. `linger`: the client is still sending; read on for a while, and keep nothing."""
-    body = msgspec.json.encode(error.body())
+    body = msgspec.json.encode(error.body()) if body is None else body
     fields = [*error_headers(error, request_id), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": error.status, "headers": fields})
     await send({"type": "http.response.body", "body": body, "more_body": linger})
@@ -179,13 +190,14 @@ async def refuse(receive: Any, send: Any, error: RequestError, request_id: str, 
 class _Answer:
     """Brings one call's answer to its client."""
 
-    __slots__ = ("_call", "_commented_at", "_dispatch", "_last", "_splitter", "_stage", "_wire")
+    __slots__ = ("_call", "_commented_at", "_dialect", "_dispatch", "_last", "_reader", "_stage", "_wire")
 
-    def __init__(self, call: Call, wire: Wire, dispatch: Dispatch) -> None:
+    def __init__(self, call: Call, wire: Wire, dispatch: Dispatch, dialect: Dialect) -> None:
         self._call = call
         self._wire = wire
         self._dispatch = dispatch
-        self._splitter: Splitter | None = None
+        self._dialect = dialect
+        self._reader: StreamReader | None = None
         self._stage: str | None = None
         self._commented_at = 0.0
         self._last = b""
@@ -211,16 +223,18 @@ class _Answer:
             record.outcome = "refused" if error.status < 500 else "failed"
             if wire.started:  # the status is gone: an event must say it
                 record.status = 200
-                wire.finish(error_event(error.body()))
+                wire.finish(self._dialect.error_event(error))
             else:
                 record.status = error.status
-                send_error(wire, error, record.request_id, extra=self._own_headers())
+                send_error(wire, error, record.request_id, self._dialect.error(error), extra=self._own_headers())
 
     def _own_headers(self) -> Headers:
         call, record = self._call, self._call.record
         headers = [(b"lamplighter-model", call.lane.name.encode())]
         if record.held is not None:
             headers.append((b"lamplighter-wake-ms", b"%d" % (record.held * 1000)))
+        if call.grant is not None:
+            headers += call.grant.headers
         if call.stood_in_for is not None:
             headers.append((b"lamplighter-served-by", call.lane.name.encode()))
         return headers
@@ -230,7 +244,7 @@ class _Answer:
     def _whole(self, head: Head, body: bytes) -> None:
         call, wire = self._call, self._wire
         try:
-            usage = read_whole(body)
+            body, usage = self._dialect.whole(body, model=call.request.model)
         except ValueError:
             raise RequestError(
                 f"The engine of `{call.lane.name}` sent an answer that is not whole JSON.",
@@ -254,14 +268,23 @@ class _Answer:
     def _start(self) -> None:
         record = self._call.record
         record.status = 200
-        self._wire.start(200, [*STREAM_HEADERS, (b"x-request-id", record.request_id.encode()), *self._own_headers()], length=None)
+        self._wire.start(
+            200,
+            [
+                (b"content-type", self._dialect.stream_type),
+                *STREAM_HEADERS,
+                (b"x-request-id", record.request_id.encode()),
+                *self._own_headers(),
+            ],
+            length=None,
+        )
 
     async def _stream(self) -> None:
         call, wire = self._call, self._wire
         connection = call.connection
         if connection is None:
             raise RuntimeError("a stream without its connection")
-        splitter = self._splitter = Splitter(strip=not call.request.usage_asked)
+        reader = self._reader = self._dialect.reader(model=call.request.model, strip_usage=not call.request.usage_asked)
         wire.on_pause, wire.on_resume = connection.pause, connection.resume
         if wire.paused:
             connection.pause()
@@ -273,15 +296,15 @@ class _Answer:
         except UpstreamFailure as caught:
             failure, detail = caught, caught.detail
         wire.on_pause = wire.on_resume = None
-        last = self._last + splitter.close()
-        if failure is None and not splitter.done:
+        last = self._last + reader.close()
+        if failure is None and not reader.done:
             detail = self._judge(announced)
             if detail is None:
-                last += DONE
+                last += self._dialect.terminator
         if not wire.started:
             self._start()
         record = call.record
-        record.usage = splitter.usage
+        record.usage = reader.usage
         if detail is None:
             wire.finish(last)
             return
@@ -290,23 +313,23 @@ class _Answer:
         if failure is not None and failure.cause is Cause.STALLED:
             wire.abort()  # it would not read the error either
             return
-        wire.finish(last + error_event(faults.lost(detail).body()))
+        wire.finish(last + self._dialect.error_event(faults.lost(detail)))
 
     def _judge(self, announced: bool) -> str | None:
         """Whether a stream that ended without `[DONE]` is whole: None, or what is wrong."""
-        splitter = self._splitter
-        if splitter is None or splitter.partial:
+        reader = self._reader
+        if reader is None or reader.partial:
             return "the engine ended within an event"
-        if splitter.finished:
+        if reader.finished:
             return None  # some servers just do not say it
         return "the engine ended the answer without finishing it" if announced else "the engine closed the connection"
 
     def _sink(self, data: bytes) -> None:
-        splitter = self._splitter
-        if splitter is None:
+        reader = self._reader
+        if reader is None:
             return
         try:
-            out = splitter.feed(data)
+            out = reader.feed(data)
         except EventTooLarge as error:
             if self._call.connection is not None:
                 self._call.connection.fail(Cause.PROTOCOL, str(error))
@@ -341,7 +364,7 @@ class _Answer:
             self._commented_at = now
             left = hold.eta(wake, self._dispatch.clock.time())
             text = f"lamplighter waking stage={stage or 'queued'} elapsed={elapsed:.0f}s"
-            self._wire.write(comment(text if left is None else f"{text} eta={left:.0f}s"))
+            self._beat(text if left is None else f"{text} eta={left:.0f}s")
         return max(0.0, self._commented_at + config.heartbeat - now)
 
     def _on_silence(self, silent: float) -> None:
@@ -353,4 +376,7 @@ class _Answer:
         if not self._wire.started:
             self._start()
         self._commented_at = now
-        self._wire.write(comment(f"lamplighter waiting for the engine silent={silent:.0f}s"))
+        self._beat(f"lamplighter waiting for the engine silent={silent:.0f}s")
+
+    def _beat(self, text: str) -> None:
+        self._wire.write(self._dialect.heartbeat(text, model=self._call.request.model))

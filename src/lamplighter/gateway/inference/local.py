@@ -41,7 +41,7 @@ class LocalRelay:
         generation: _Generation | None = None
         try:
             try:
-                call = dispatch.admit(from_fields("chat", fields), record, wake)
+                call = dispatch.admit(from_fields("chat", fields), record, identity, wake)
             except RequestError as error:
                 record.status, record.outcome = error.status, "refused"
                 raise
@@ -148,7 +148,7 @@ class _Generation:
 
     def _emit(self, whole: bytes) -> None:
         record = self._call.record
-        for event in self._splitter.events(whole) if whole else ():
+        for event in self._splitter.split(whole) if whole else ():
             data = payload(event)
             if data is None or data == b"[DONE]":
                 continue

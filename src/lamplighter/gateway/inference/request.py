@@ -14,12 +14,11 @@ from lamplighter.engines.base import Capability
 
 Route = Literal["chat", "completions", "embeddings"]
 
-PATHS: dict[str, Route] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completions",
-    "/v1/embeddings": "embeddings",
+UPSTREAM_PATHS: dict[Route, str] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
 }
-UPSTREAM_PATHS: dict[Route, str] = {route: path for path, route in PATHS.items()}
 CAPABILITY: dict[Route, Capability] = {
     "chat": Capability.CHAT,
     "completions": Capability.COMPLETIONS,

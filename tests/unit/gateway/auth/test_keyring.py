@@ -1,5 +1,6 @@
 """Checking keys on the data path: from memory, at once, and never with yesterday's keys for long."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ async def store() -> Any:
     await opened.close()
 
 
-def bearer(key: str) -> bytes:
-    return f"Bearer {key}".encode()
+def bearer(key: str) -> dict[bytes, bytes]:
+    return {b"authorization": f"Bearer {key}".encode()}
 
 
 async def test_a_living_key_opens(store: Store) -> None:
@@ -29,8 +30,15 @@ async def test_a_living_key_opens(store: Store) -> None:
     key, secret = await principals.create_key(store, name="app", admin=False)
     keyring = Keyring(store, store.clock)
     await keyring.refresh()
-    for header in (bearer(secret), f"bearer {secret}".encode(), f"BEARER  {secret} ".encode()):
-        identity = keyring.verify(header)
+    for headers in (
+        bearer(secret),
+        {b"authorization": f"bearer {secret}".encode()},
+        {b"authorization": f"BEARER  {secret} ".encode()},
+        {b"x-api-key": secret.encode()},
+        {b"authorization": b"Basic " + base64.b64encode(f"any:{secret}".encode())},
+        {b"authorization": b"Basic " + base64.b64encode(f"{secret}:".encode())},
+    ):
+        identity = keyring.identify(headers)
         assert (identity.principal_name, identity.key_id, identity.admin) == ("app", key.id, False)
 
 
@@ -43,6 +51,7 @@ async def test_a_living_key_opens(store: Store) -> None:
         b"Bearer ",
         b"Bearer lk-wrong",
         b"Basic YTpi",
+        b"Basic ???",
         b"lk-wrong",
         b"Bearer \xff\xfe",
         b"Bearer " + b"x" * 100_000,
@@ -53,7 +62,7 @@ async def test_everything_else_is_refused_with_a_hint(store: Store, header: byte
     keyring = Keyring(store, store.clock)
     await keyring.refresh()
     with pytest.raises(RequestError) as refused:
-        keyring.verify(header)
+        keyring.identify({} if header is None else {b"authorization": header})
     assert (refused.value.status, refused.value.code, refused.value.type) == (401, "invalid_api_key", "invalid_request_error")
     assert "lamplighter keys create" in refused.value.message
     assert "wrong " not in refused.value.message  # what was tried is not repeated
@@ -68,19 +77,19 @@ async def test_changes_count_at_once_by_hint_and_soon_without() -> None:
     await principals.create_key(store, name="root", admin=True)
     key, secret = await principals.create_key(store, name="app", admin=False)
     await clock.advance(0)
-    assert keyring.verify(bearer(secret)).key_id == key.id
+    assert keyring.identify(bearer(secret)).key_id == key.id
     await principals.revoke_key(store, key.id)
     await clock.advance(0)
     with pytest.raises(RequestError):
-        keyring.verify(bearer(secret))
+        keyring.identify(bearer(secret))
     with pytest.MonkeyPatch.context() as deaf:
         deaf.setattr(store.bus, "publish", lambda *_: None)
         _, late = await principals.create_key(store, name="late", admin=False)
     await clock.advance(0)
     with pytest.raises(RequestError):
-        keyring.verify(bearer(late))
+        keyring.identify(bearer(late))
     await clock.advance(auth.REFRESH_SECONDS)
-    keyring.verify(bearer(late))
+    keyring.identify(bearer(late))
     await keyring.stop()
     await store.close()
 
@@ -100,11 +109,11 @@ async def test_a_store_that_fails_closes_no_door(monkeypatch: pytest.MonkeyPatch
         failing.setattr(principals, "live_keys", broken)
         failing.setattr(principals, "touch_keys", broken)
         await clock.advance(30)
-        keyring.verify(bearer(secret))
+        keyring.identify(bearer(secret))
         await clock.advance(30)
     _, other = await principals.create_key(store, name="other", admin=False)
     await clock.advance(0)
-    keyring.verify(bearer(other))
+    keyring.identify(bearer(other))
     await keyring.stop()
     await store.close()
 
@@ -119,11 +128,11 @@ async def test_use_is_written_in_batches(store: Store) -> None:
     await clock.advance(5)
     used_at = clock.time()
     for _ in range(100):
-        keyring.verify(bearer(secret))
+        keyring.identify(bearer(secret))
     assert (await principals.list_keys(store))[0].last_used_at is None
     await clock.advance(10)
     assert (await principals.list_keys(store))[0].last_used_at == used_at
     await clock.advance(1)
-    keyring.verify(bearer(secret))
+    keyring.identify(bearer(secret))
     await keyring.stop()
     assert (await principals.list_keys(store))[0].last_used_at == clock.time()

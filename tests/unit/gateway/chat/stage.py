@@ -173,7 +173,7 @@ async def stage(
         try:
             yield Stage(
                 opened, clock, relay, services, control, key, other_key,
-                identity=keyring.verify(f"Bearer {key}".encode()), other=keyring.verify(f"Bearer {other_key}".encode()),
+                identity=keyring.identify({b"x-api-key": key.encode()}), other=keyring.identify({b"x-api-key": other_key.encode()}),
             )  # fmt: skip
         finally:
             await control.stop()

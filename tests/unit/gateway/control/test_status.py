@@ -72,7 +72,7 @@ def test_asleep() -> None:
     assert (one["engine"], one["pool_kind"], one["source"], one["context"], one["always_on"]) == (
         "llamacpp", "process", "bundled", 2048, False,
     )  # fmt: skip
-    assert one["capabilities"] == ["chat", "completions", "embeddings"]
+    assert {"chat", "completions", "embeddings"} <= set(one["capabilities"])
 
 
 def test_waking_shows_every_stage_and_the_eta() -> None:
