@@ -73,6 +73,10 @@ class GatewayConfig(Section):
     max_upstream_connections: int = Field(
         1024, ge=1, le=65_536, description="Connections that may be open to one endpoint; more requests wait for one."
     )
+    continue_streams: bool = Field(
+        True,
+        description="When an engine is lost in the middle of a streamed answer, let another replica go on where it stopped, if the engine can.",
+    )
     retries: int = Field(
         2, ge=0, le=10, description="How often a request is tried again before its first byte (connection errors, 502, 503, 504)."
     )
@@ -100,6 +104,19 @@ class LogConfig(Section):
     format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for one JSON object a line.")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least important level that is written.")
     access: bool = Field(True, description="One line for each request to `/v1/*`: no prompt, no answer, no secret.")
+    prompts: bool = Field(
+        False,
+        description="Also write what people ask: one line `prompt` for each request, with its messages, prompt or input as they came. "
+        "For a short search on a machine of your own; never the answers, never keys.",
+    )
+
+
+class AccountsConfig(Section):
+    """What is kept of each request once it is over; see `lamplighter usage`. Never what was asked or answered."""
+
+    keep: SpanOrNever = Field(
+        Duration(90 * 86_400), description="How long the single requests are kept. Their sums by day, key and model stay."
+    )
 
 
 class ModelConfig(Section):
@@ -215,6 +232,9 @@ class Config(Section):
         default_factory=lambda: KeeperConfig.model_validate({}), description="How the control plane looks and acts."
     )
     log: LogConfig = Field(default_factory=lambda: LogConfig.model_validate({}), description="Logging.")
+    accounts: AccountsConfig = Field(
+        default_factory=lambda: AccountsConfig.model_validate({}), description="Accounts of requests."
+    )
     models: dict[Name, ModelConfig] = Field(description="The models, by the name that clients ask for.")
     pools: dict[PoolName, PoolConfig] = Field(description="The pools, by name.")
 

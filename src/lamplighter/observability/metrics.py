@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 """Bucket bounds in seconds for what a request goes through."""
+TOKENS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+"""Bucket bounds in seconds between two tokens."""
 SLOW = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600)
 """Bucket bounds in seconds for wakes."""
 
@@ -152,6 +154,15 @@ class Metrics(Collector):
             Histogram,
             ("model",),
         )
+        self.inter_token_seconds = Family(
+            "lamplighter_inter_token_seconds",
+            "Mean time between the tokens of a streamed answer: from its first to its last, by the tokens after the first.",
+            lambda: Histogram(TOKENS),
+            ("model",),
+        )
+        self.queue_seconds = Family(
+            "lamplighter_queue_seconds", "How long requests waited for a free place on an awake model.", Histogram, ("model",)
+        )
         self.held_seconds = Family(
             "lamplighter_held_seconds", "How long requests waited for a model to wake.", lambda: Histogram(SLOW), ("model",)
         )
@@ -160,6 +171,26 @@ class Metrics(Collector):
             "Tokens, as the engines count them; `kind` is prompt or completion.",
             Counter,
             ("model", "kind"),
+        )
+        self.tokens_estimated = Family(
+            "lamplighter_tokens_estimated_total",
+            "Tokens that no engine told and the gateway estimated; not part of lamplighter_tokens_total.",
+            Counter,
+            ("model", "kind"),
+        )
+        self.continued = Family(
+            "lamplighter_streams_continued_total",
+            "Streamed answers that broke off; `result` is continued (another replica went on) or failed.",
+            Counter,
+            ("model", "result"),
+        )
+        self.accounts_waiting = Family(
+            "lamplighter_accounts_waiting", "Accounts of requests that are not in the store yet.", Gauge
+        )
+        self.accounts_lost = Family(
+            "lamplighter_accounts_lost_total",
+            "Accounts of requests that were dropped because the store was away for too long.",
+            Counter,
         )
         self.upstream_errors = Family(
             "lamplighter_upstream_errors_total",

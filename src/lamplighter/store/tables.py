@@ -3,7 +3,21 @@
 Times are Unix seconds as floats. Structured columns are JSON text. History tables are append-only.
 """
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -226,4 +240,52 @@ generation_events = Table(
     Column("seq", Integer, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("data", JSON, nullable=False),
+)
+
+usage = Table(
+    "usage",  # one row for each request that was sent to an engine or turned away
+    metadata,
+    Column("id", String(48), primary_key=True),  # made by the gateway, so that a batch written twice counts once
+    Column("at", Float, nullable=False),  # when it ended
+    Column("request_id", String(128), nullable=False),
+    Column("gateway_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),  # '' for none; no foreign key: accounts outlive what they are about
+    Column("principal_id", String(32), nullable=False),
+    Column("route", String(32), nullable=False),
+    Column("model", String(128), nullable=False),  # the one that answered
+    Column("asked", String(128)),  # the one that was asked for, when another one answered
+    Column("replica_id", String(32)),
+    Column("status", Integer, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("estimated", Boolean, nullable=False),  # the engine did not tell the tokens
+    Column("seconds", Float, nullable=False),
+    Column("ttft", Float),
+    Column("itl", Float),
+    Column("queue_seconds", Float, nullable=False),
+    Column("wake_seconds", Float, nullable=False),
+    Column("engine_seconds", Float, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("cost_micros", BigInteger),  # millionths of the installation's currency; null: no price is known
+    Index("ix_usage_at", "at"),
+    Index("ix_usage_principal_id_at", "principal_id", "at"),
+)
+
+usage_days = Table(
+    "usage_days",  # the same, summed by day: kept when the rows are forgotten
+    metadata,
+    Column("day", String(10), primary_key=True),  # YYYY-MM-DD, UTC
+    Column("key_id", String(32), primary_key=True),
+    Column("principal_id", String(32), primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("estimated", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("engine_seconds", Float, nullable=False),
+    Column("queue_seconds", Float, nullable=False),
+    Column("wake_seconds", Float, nullable=False),
+    Column("cost_micros", BigInteger, nullable=False),
 )
