@@ -6,8 +6,10 @@ Cross-field rules live in `Config`. Secrets appear only as references (`env:NAME
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from lamplighter.config.section import Section
+from lamplighter.config.security import AdminConfig, CorsConfig, HostName, Network, TlsConfig
 from lamplighter.config.types import Bytes, Delay, Span, SpanOrNever
 from lamplighter.core.units import Duration, Size
 
@@ -17,13 +19,6 @@ SecretRef = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")]
 
 EngineKind = Literal["llamacpp", "openai", "fake"]
-
-
-class Section(BaseModel):
-    """Base of every part: frozen, unknown settings refused."""
-
-    # Strict: `port: true` is a mistake and no 1, `port: "80"` a text and no number.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 
 
 class ServerConfig(Section):
@@ -42,6 +37,21 @@ class ServerConfig(Section):
         False, description="Let anybody who can reach the port read `/metrics`. On loopback no key is ever needed for it."
     )
     shutdown_grace: Span = Field(Duration(30), description="How long running answers may go on after SIGTERM.")
+    cors: CorsConfig = Field(
+        default_factory=lambda: CorsConfig.model_validate({}),
+        description="Which web pages of other origins may call the gateway.",
+    )
+    allowed_hosts: list[HostName] | None = Field(
+        None,
+        description="Host names under which the gateway may be asked, `*.example.com` and `*` included; addresses and `localhost` always may. "
+        "Default: on loopback the host of `public_url`, and the check spares requests that carry a key; elsewhere any.",
+    )
+    trusted_proxies: list[Network] = Field(
+        [],
+        description="Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are believed. Default: nobody's.",
+    )
+    tls: TlsConfig | None = Field(None, description="Speak HTTPS with this certificate; default: plain HTTP.")
+    admin: AdminConfig | None = Field(None, description="A port of its own for the admin API; default: one port for everything.")
 
 
 class GatewayConfig(Section):
@@ -76,6 +86,11 @@ class GatewayConfig(Section):
     continue_streams: bool = Field(
         True,
         description="When an engine is lost in the middle of a streamed answer, let another replica go on where it stopped, if the engine can.",
+    )
+    remote_images: bool = Field(
+        False,
+        description="Let requests name images, audio, videos and files by URL: the engine then fetches them, from inside your network. "
+        "`data:` URLs always may be sent.",
     )
     retries: int = Field(
         2, ge=0, le=10, description="How often a request is tried again before its first byte (connection errors, 502, 503, 504)."
