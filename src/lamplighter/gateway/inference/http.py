@@ -244,7 +244,7 @@ class _Answer:
     def _whole(self, head: Head, body: bytes) -> None:
         call, wire = self._call, self._wire
         try:
-            body, usage = self._dialect.whole(body, model=call.request.model)
+            body, usage = self._dialect.whole(body, call.request)
         except ValueError:
             raise RequestError(
                 f"The engine of `{call.lane.name}` sent an answer that is not whole JSON.",
@@ -284,7 +284,7 @@ class _Answer:
         connection = call.connection
         if connection is None:
             raise RuntimeError("a stream without its connection")
-        reader = self._reader = self._dialect.reader(model=call.request.model, strip_usage=not call.request.usage_asked)
+        reader = self._reader = self._dialect.reader(call.request)
         wire.on_pause, wire.on_resume = connection.pause, connection.resume
         if wire.paused:
             connection.pause()
@@ -379,4 +379,4 @@ class _Answer:
         self._beat(f"lamplighter waiting for the engine silent={silent:.0f}s")
 
     def _beat(self, text: str) -> None:
-        self._wire.write(self._dialect.heartbeat(text, model=self._call.request.model))
+        self._wire.write(self._dialect.heartbeat(text, self._call.request))

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from lamplighter.core.errors import RequestError
+from lamplighter.gateway.inference.request import InferenceRequest
 from lamplighter.gateway.sse import Usage
 
 
@@ -47,15 +48,15 @@ class Dialect(Protocol):
     terminator: bytes
     """What ends a whole stream when the engine did not say it."""
 
-    def reader(self, *, model: str, strip_usage: bool) -> StreamReader:
-        """For one stream. `model`: the name that the client asked for. `strip_usage`: leave out an event that carries nothing but usage."""
+    def reader(self, request: InferenceRequest) -> StreamReader:
+        """For the stream that answers `request`. An event that carries nothing but a usage that the client did not ask for is left out."""
         ...
 
-    def whole(self, body: bytes, *, model: str) -> tuple[bytes, Usage | None]:
+    def whole(self, body: bytes, request: InferenceRequest) -> tuple[bytes, Usage | None]:
         """A whole answer for the client, and the usage in it. Raises ValueError when `body` is not one whole JSON object."""
         ...
 
-    def heartbeat(self, text: str, *, model: str) -> bytes:
+    def heartbeat(self, text: str, request: InferenceRequest) -> bytes:
         """What keeps a stream alive without meaning anything to the client; `text` is for people who look at the bytes."""
         ...
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from lamplighter.core.errors import RequestError
+from lamplighter.gateway.inference.request import InferenceRequest
 from lamplighter.gateway.sse import DONE, Splitter, Usage, comment, error_event, read_whole
 
 
@@ -12,15 +13,15 @@ class OpenAIDialect:
     stream_type = b"text/event-stream; charset=utf-8"
     terminator = DONE
 
-    def reader(self, *, model: str, strip_usage: bool) -> Splitter:
+    def reader(self, request: InferenceRequest) -> Splitter:
         """The engines speak this dialect themselves."""
-        return Splitter(strip=strip_usage)
+        return Splitter(strip=not request.usage_asked)
 
-    def whole(self, body: bytes, *, model: str) -> tuple[bytes, Usage | None]:
+    def whole(self, body: bytes, request: InferenceRequest) -> tuple[bytes, Usage | None]:
         """As it came. Raises ValueError when it is not one whole JSON object."""
         return body, read_whole(body)
 
-    def heartbeat(self, text: str, *, model: str) -> bytes:
+    def heartbeat(self, text: str, request: InferenceRequest) -> bytes:
         """A comment."""
         return comment(text)
 
