@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from lamplighter.config.model import Config
-from lamplighter.core.units import Duration, Size
+from lamplighter.core.units import Duration, Money, Price, Size
 
 
 class _Schema(GenerateJsonSchema):
@@ -18,7 +18,7 @@ class _Schema(GenerateJsonSchema):
     def encode_default(self, dft: Any) -> Any:
         if isinstance(dft, dict):
             return {key: self.encode_default(value) for key, value in dft.items()}
-        return str(dft) if isinstance(dft, Duration | Size) else super().encode_default(dft)
+        return str(dft) if isinstance(dft, Duration | Size | Money | Price) else super().encode_default(dft)
 
 
 def json_schema() -> dict[str, Any]:
@@ -41,36 +41,57 @@ def settings() -> Iterator[tuple[str, Mapping[str, Any], bool]]:
 
     A setting of one kind of pool has the path `pools.* (kind).setting`.
     """
+    for section, _, definition in sections():
+        required = definition.get("required", ())
+        # What must be written comes first; the order of the source follows.
+        for name, setting in sorted(definition["properties"].items(), key=lambda item: item[0] not in required):
+            if _part(setting) is None:
+                yield f"{section}.{name}", setting, name in required
+
+
+def sections() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every section as (dotted path, description, its JSON Schema), parts of parts included."""
     schema = json_schema()
     definitions = schema["$defs"]
     for section, part in schema["properties"].items():
-        if "$ref" in part:
-            yield from _of(section, definitions[part["$ref"].rpartition("/")[2]])
-        elif section == "models":
-            yield from _of("models.*", definitions["ModelConfig"])
-        else:
-            for name in ("ProcessPool", "StaticPool", "FakePool"):
-                kind = definitions[name]["properties"]["kind"]["const"]
-                yield from _of(f"pools.* ({kind})", definitions[name])
+        if section == "models":
+            yield from _sections("models.*", definitions["ModelConfig"], definitions)
+        elif section == "pools":
+            for kind, reference in _values(part)["discriminator"]["mapping"].items():
+                yield from _sections(f"pools.* ({kind})", definitions[reference.rpartition("/")[2]], definitions)
+        elif (name := _part(part)) is not None:
+            yield from _sections(section, definitions[name], definitions)
 
 
-def _of(prefix: str, definition: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
-    required = definition.get("required", ())
-    # What must be written comes first; the order of the source follows.
-    for name, setting in sorted(definition["properties"].items(), key=lambda item: item[0] not in required):
-        yield f"{prefix}.{name}", setting, name in required
+def _sections(
+    path: str, definition: Mapping[str, Any], definitions: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    yield path, definition["description"], definition
+    for name, setting in definition["properties"].items():
+        if (part := _part(setting)) is not None:
+            many = ".*" if _values(setting) else ""
+            yield from _sections(f"{path}.{name}{many}", definitions[part], definitions)
+
+
+def _part(setting: Mapping[str, Any]) -> str | None:
+    """The name of the definition when `setting` is a section, or a mapping of names to sections."""
+    if options := setting.get("anyOf"):
+        return next((part for option in options if (part := _part(option)) is not None), None)
+    if values := _values(setting):
+        return _part(values)
+    reference = setting.get("$ref")
+    return reference.rpartition("/")[2] if reference else None
+
+
+def _values(setting: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a mapping's values; empty when `setting` is no mapping of free names."""
+    inner = setting.get("additionalProperties") or next(iter(setting.get("patternProperties", {}).values()), {})
+    return inner if isinstance(inner, dict) else {}
 
 
 def settings_markdown() -> str:
     """The reference of all settings, one table for each section."""
-    schema = json_schema()
-    described = {"models.*": schema["$defs"]["ModelConfig"]["description"]}
-    for section, part in schema["properties"].items():
-        if "$ref" in part:
-            described[section] = schema["$defs"][part["$ref"].rpartition("/")[2]]["description"]
-    for name in ("ProcessPool", "StaticPool", "FakePool"):
-        kind = schema["$defs"][name]["properties"]["kind"]["const"]
-        described[f"pools.* ({kind})"] = schema["$defs"][name]["description"]
+    described = {section: description for section, description, _ in sections()}
     lines = [_INTRODUCTION]
     current = ""
     for path, setting, required in settings():
@@ -101,6 +122,7 @@ pools:
 
 - A *duration* is a number with `ms`, `s`, `m`, `h` or `d`: `55s`, `10m`, `1h30m`; where it makes sense, `never`.
 - A *size* is a number with a unit: `10MB` (decimal), `2GiB` (binary).
+- *Money* is an amount with its currency: `5 USD`; a *price* is money for a unit: `0.15 USD/Mtok`, `0.526 USD/hour`. One currency for all.
 - A *secret* is a reference, never a value: `env:NAME` or `file:PATH`.
 - A setting that does not exist is an error, and so is one that is written twice.
 - `lamplighter config check` names every mistake with its line; `lamplighter config show` prints what is in force;
@@ -114,6 +136,8 @@ def _default(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if value == []:
+        return "none"
     if isinstance(value, dict):
         return "`{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}`"
     return f"`{value}`"
@@ -121,13 +145,15 @@ def _default(value: Any) -> str:
 
 def _type(setting: Mapping[str, Any]) -> str:
     if options := setting.get("anyOf"):
-        return _type(next(option for option in options if option.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_type(option) for option in options if option.get("type") != "null"))
     if "const" in setting:
         return f"`{setting['const']}`"
     if choices := setting.get("enum"):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if setting["type"] == "array":
+        return f"list of {_type(setting['items'])}"
     if setting["type"] == "object":
-        return f"name: {_type(setting['additionalProperties'])}"
+        return f"name: {_type(_values(setting))}"
     if setting["type"] in ("integer", "number"):
         return _number(setting)
     pattern = setting.get("pattern", "")
@@ -135,8 +161,10 @@ def _type(setting: Mapping[str, Any]) -> str:
         return "duration or `never`" if "never" in pattern else "duration"
     if "KMGT" in pattern:
         return "size"
+    if "[A-Z]{3}" in pattern:
+        return "price" if "/" in pattern else "money"
     if pattern.startswith("^(env:"):
-        return "secret"
+        return "secret or URL" if "://" in pattern else "secret"
     if pattern.startswith("^https?"):
         return "URL"
     return {"boolean": "true or false", "string": "text"}[setting["type"]]

@@ -17,6 +17,11 @@ GOOD_POOL: Mapping[str, Mapping[str, Any]] = {
     "static": {"kind": "static", "url": "http://nas.lan:11434"},
     "fake": {"kind": "fake"},
 }
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "server.tls": {"certificate": "tls.crt", "key": "tls.key"},
+    "server.admin": {"port": 9090},
+}
+"""What a section within a section must have before anything else in it can be wrong."""
 SETTINGS = list(settings())
 
 
@@ -24,7 +29,7 @@ def bad_values(setting: Mapping[str, Any]) -> list[Any]:
     """Values that the setting must refuse, derived from its own schema."""
     if options := setting.get("anyOf"):
         setting = next(option for option in options if option.get("type") != "null")
-    bad: list[Any] = [["a", "list"]]
+    bad: list[Any] = [["a", "list"]] if setting.get("type") != "array" else ["no list", [["a", "list"]], [7], {"a": 1}]
     if setting.get("type") in ("integer", "number"):
         bad += ["many", True, "12"]
         if "minimum" in setting:
@@ -37,6 +42,8 @@ def bad_values(setting: Mapping[str, Any]) -> list[Any]:
             bad.append(1.5)
     elif setting.get("type") == "boolean":
         bad += ["perhaps", 2]
+    elif setting.get("type") == "array":
+        pass
     elif setting.get("type") == "object":
         bad += ["text", 3, {"stage": "long"}]
     elif "enum" in setting or "const" in setting:
@@ -60,7 +67,11 @@ def document(path: str, value: Any) -> dict[str, Any]:
     if section.startswith("pools.*"):
         kind = section.partition("(")[2].rstrip(")")
         return {"models": {}, "pools": {"here": {**GOOD_POOL[kind], name: value}}}
-    return {section: {name: value}}
+    *outer, inner = section.split(".")
+    whole: dict[str, Any] = {inner: {**NEEDED.get(section, {}), name: value}}
+    for part in reversed(outer):
+        whole = {part: whole}
+    return whole
 
 
 def as_yaml(value: Any) -> str:
@@ -84,7 +95,7 @@ def test_every_setting_refuses_nonsense_in_one_line(path: str, value: Any) -> No
     assert error.next_step
     assert error.line is not None
     assert f"lamplighter.yaml:{error.line}: " in error.message
-    assert name in text.splitlines()[error.line - 1] or isinstance(value, dict)
+    assert name in text.splitlines()[error.line - 1] or isinstance(value, dict | list)  # an element has a line of its own
     for internal in ("pydantic", "Input should", "function", "tagged-union", "type=", "ctx"):
         assert internal not in error.message
 
@@ -94,7 +105,14 @@ def test_a_missing_required_setting_is_named(path: str) -> None:
     """Whoever forgets a setting learns which one."""
     section, _, name = path.rpartition(".")
     whole: dict[str, Any] = document(path, "x")
-    item = whole["models"]["m"] if section == "models.*" else whole["pools"]["here"]
+    if section == "models.*":
+        item = whole["models"]["m"]
+    elif section.startswith("pools.*"):
+        item = whole["pools"]["here"]
+    else:
+        item = whole
+        for part in section.split("."):
+            item = item[part]
     del item[name]
     with pytest.raises(ConfigError, match=name):
         parse(as_yaml(whole))

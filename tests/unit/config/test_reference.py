@@ -34,8 +34,11 @@ def test_every_default_of_the_schema_is_the_real_one() -> None:
     real = defaults().model_dump(mode="json")
     for path, setting, required in settings():
         section, _, name = path.rpartition(".")
-        if section in real and not required:
-            shown, actual = setting.get("default"), real[section][name]
+        part = real
+        for step in section.split("."):
+            part = part.get(step) or {}
+        if name in part and not required:
+            shown, actual = setting.get("default"), part[name]
             assert str(shown).replace(" ", "") == str(actual).replace(" ", ""), path
 
 
