@@ -15,6 +15,7 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.ids import new_id
 from lamplighter.engines.base import Engine
+from lamplighter.gateway.accounts import Accounts
 from lamplighter.gateway.admission.base import Admission
 from lamplighter.gateway.admission.open import OpenAdmission
 from lamplighter.gateway.auth import Keyring
@@ -74,7 +75,8 @@ class Gateway:
         self._lanes.reporter = self._reporter
         self._view.listen(self._lanes.apply)
         access = AccessLog(clock, format=config.log.format) if config.log.access else None
-        self._meter = Meter(self.metrics, access, clock)
+        self._accounts = Accounts(store, clock, self.metrics, gateway_id=gateway_id, keep=config.accounts.keep)
+        self._meter = Meter(self.metrics, access, clock, self._accounts)
         self.admission: Admission = OpenAdmission()
         self._dispatch = Dispatch(config, clock, self._lanes, self._meter, self.admission, store.bus)
         self.keyring = keyring or Keyring(store, clock)
@@ -107,6 +109,7 @@ class Gateway:
         await self._reporter.start()
         await self._view.start()
         await self._upstreams.start()
+        await self._accounts.start()
         await self._control.start()
 
     async def drain(self, grace: float) -> None:
@@ -135,6 +138,7 @@ class Gateway:
         await self._view.stop()
         await self._reporter.stop()
         await self.keyring.stop()
+        await self._accounts.stop()
         self._meter.close()
 
     def assert_idle(self) -> None:

@@ -14,6 +14,7 @@ from lamplighter.gateway.admission.base import Admission, Grant
 from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.connection import Cause, Connection, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
+from lamplighter.gateway.inference.dialects.base import StreamReader
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
 from lamplighter.gateway.metering import Meter, Record
 from lamplighter.gateway.relay import WakeMode
@@ -49,6 +50,7 @@ class Call:
         "grant",
         "lane",
         "on_silence",
+        "reader",
         "record",
         "request",
         "stood_in_for",
@@ -76,6 +78,8 @@ class Call:
         self.stood_in_for = stood_in_for
         """The lane of the model that was asked for, when `lane` answers in its place."""
         self.connection: Connection | None = None
+        self.reader: StreamReader | None = None
+        """Of a streamed answer, set by whoever reads it: however it ends, what it used is known."""
         self.on_silence: Callable[[float], None] | None = None
         """Called every second or so with the seconds for which the engine has been silent."""
 
@@ -95,6 +99,7 @@ class Call:
         tries = 0
         while True:
             target = self._target = lane.seize(self.asker) or await self._hold(on_beat)
+            self.record.replica_id = target.replica_id
             error: RequestError
             try:
                 upstream = target.upstream
@@ -107,6 +112,7 @@ class Call:
                 question = upstream.head(UPSTREAM_PATHS[self.request.route], self.record.request_id, len(self._body))
                 try:
                     self.record.reached = True
+                    self.record.sent_at = dispatch.clock.monotonic()
                     await connection.send(question, self._body)
                     head = connection.answer()
                 except UpstreamFailure as failure:
@@ -129,6 +135,7 @@ class Call:
             if not again or tries >= dispatch.config.gateway.retries:
                 raise error
             tries += 1
+            self.record.retries = tries
             dispatch.meter.metrics.retries.labels(lane.name).inc()
             await dispatch.clock.sleep(BACKOFF * 2 ** (tries - 1))
 
@@ -136,13 +143,16 @@ class Call:
         dispatch = self._dispatch
         config = dispatch.config.gateway
         limit = float(config.max_wait if self.request.stream else config.hold)
-        began = dispatch.clock.monotonic()
+        began, asleep = dispatch.clock.monotonic(), not self.lane.targets
         try:
             return await hold.hold(
                 self.lane, self.asker, config, dispatch.clock, began=self.record.began, limit=limit, on_beat=on_beat
             )
         finally:
-            self.record.held = (self.record.held or 0.0) + dispatch.clock.monotonic() - began
+            waited = dispatch.clock.monotonic() - began
+            self.record.held = (self.record.held or 0.0) + waited
+            if asleep:
+                self.record.asleep += waited
 
     async def _ask_afresh(self, question: bytes) -> Head:
         """The engine had closed a connection that was kept: no failure of this request. Ask again on a new one."""
@@ -174,9 +184,13 @@ class Call:
         """The request is over, however: the engine's connection is kept or closed at once, the counts return. Safe to call twice."""
         self.on_silence = None  # it leads back here: without this each stream would wait for the garbage collector
         self._release(self._outcome)
+        record = self.record
+        if self.reader is not None:
+            record.usage, record.events = self.reader.usage, self.reader.events
+        if record.usage is None and record.reached:
+            record.estimate(self.request.route, self.request.bound()[0])
         if self.grant is not None:
             grant, self.grant = self.grant, None
-            record = self.record
             began = record.began + (record.held or 0.0)
             grant.settle(record.usage, seconds=self._dispatch.clock.monotonic() - began if record.reached else 0.0)
 
@@ -200,7 +214,7 @@ class Dispatch:
         lane = self.lanes.find(request.model)
         if lane is None:
             raise unknown_model(request.model, self.lanes.names())
-        record.model = lane.name
+        record.model, record.principal_id = lane.name, identity.principal_id
         self._check_capability(lane, request)
         if lane.awake:
             return Call(self, lane, request, record, identity, None)
@@ -221,7 +235,7 @@ class Dispatch:
         if other is None:
             raise unknown_model(stand_in, self.lanes.names())
         self._check_capability(other, request)
-        record.model = other.name
+        record.model, record.asked = other.name, lane.name
         return Call(self, other, request, record, identity, lane)
 
     def want(self, lane: Lane) -> None:

@@ -55,7 +55,7 @@ class InferenceApp:
         try:
             try:
                 identity = self._keyring.identify(headers)
-                record.key_id = identity.key_id or ""
+                record.key_id, record.principal_id = identity.key_id or "", identity.principal_id
                 wake = parse_wake(headers.get(b"lamplighter-wake"))
                 raw = body_in_hand(scope, send)
                 if raw is None or b"content-encoding" in headers or len(raw) > dispatch.config.gateway.max_body:
@@ -258,7 +258,7 @@ class _Answer:
                 f"The engine of `{call.lane.name}` does not stream.", status=502, type="upstream_error", code="upstream_protocol"
             )
         record = call.record
-        record.usage = usage
+        record.usage, record.answered = usage, len(body)
         record.status = 200
         wire.start(200, [*JSON_HEADERS, (b"x-request-id", record.request_id.encode()), *self._own_headers()], length=len(body))
         wire.finish(body)
@@ -284,7 +284,7 @@ class _Answer:
         connection = call.connection
         if connection is None:
             raise RuntimeError("a stream without its connection")
-        reader = self._reader = self._dialect.reader(call.request)
+        reader = self._reader = call.reader = self._dialect.reader(call.request)
         wire.on_pause, wire.on_resume = connection.pause, connection.resume
         if wire.paused:
             connection.pause()
@@ -304,7 +304,6 @@ class _Answer:
         if not wire.started:
             self._start()
         record = call.record
-        record.usage = reader.usage
         if detail is None:
             wire.finish(last)
             return

@@ -68,6 +68,7 @@ class _Generation:
         self._woken = asyncio.Event()
         self._error: RequestError | UpstreamLost | None = None
         self._over = False
+        call.reader = self._splitter
         self._task = asyncio.create_task(self._run(), name="generation")
 
     async def items(self) -> AsyncIterator[Item]:
@@ -111,7 +112,6 @@ class _Generation:
         except UpstreamLost as error:
             record.status, record.outcome, self._error = 200, "lost", error
         finally:
-            record.usage = self._splitter.usage
             self._over = True
             self._woken.set()
 
