@@ -3,22 +3,30 @@
 Cross-field rules live in `Config`. Secrets appear only as references (`env:NAME`, `file:PATH`), resolved by `config.secrets` when used.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from lamplighter.config import engines as engine_rules
+from lamplighter.config import routing as routing_rules
+from lamplighter.config.admission import HourPrice, Limits, LimitsConfig, RedisConfig, TokenPrice, one_currency
+from lamplighter.config.engines import CapabilityName
+from lamplighter.config.schedule import HoursText
+from lamplighter.config.routing import BreakerConfig, RoutingConfig
 from lamplighter.config.section import Section
 from lamplighter.config.security import AdminConfig, CorsConfig, HostName, Network, TlsConfig
 from lamplighter.config.types import Bytes, Delay, Span, SpanOrNever
-from lamplighter.core.units import Duration, Size
+from lamplighter.core.units import Duration, Money, Size
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 SecretRef = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")]
 
-EngineKind = Literal["llamacpp", "openai", "fake"]
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EngineKind = Literal["llamacpp", "vllm", "ollama", "openai", "fake"]
 
 
 class ServerConfig(Section):
@@ -92,6 +100,15 @@ class GatewayConfig(Section):
         description="Let requests name images, audio, videos and files by URL: the engine then fetches them, from inside your network. "
         "`data:` URLs always may be sent.",
     )
+    max_parallel: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Requests that one gateway has in hand at a time, waiting and running; one more gets 503.",
+    )
+    max_body_memory: Bytes = Field(
+        Size(256 * 10**6), description="Memory for the bodies of requests that are being received or wait; one more gets 503."
+    )
     retries: int = Field(
         2, ge=0, le=10, description="How often a request is tried again before its first byte (connection errors, 502, 503, 504)."
     )
@@ -110,6 +127,9 @@ class KeeperConfig(Section):
     hung_after: Span = Field(Duration(60), description="An unreachable replica of ours is ended and replaced after this long.")
     backoff: Span = Field(Duration(2), description="Wait after a failed wake; doubles with each failure in a row.")
     backoff_max: Span = Field(Duration(120), description="The longest such wait.")
+    steady_after: Span = Field(
+        Duration(60), description="A replica that ends by itself sooner than this after it became ready counts as a failed wake."
+    )
     drain_deadline: Span = Field(Duration(3600), description="The longest that a drain waits for running answers.")
 
 
@@ -138,16 +158,27 @@ class ModelConfig(Section):
     """A name that clients ask for, served by an engine in a pool."""
 
     engine: EngineKind = Field(
-        description="The program that runs it: `llamacpp` (embedded), `openai` (any compatible URL), `fake` (development)."
+        description="The program that runs it: `llamacpp` (embedded), `vllm`, `ollama`, `openai` (any compatible URL), `fake` (development)."
     )
     pool: PoolName = Field(description="The pool in which it runs.")
     source: str | None = Field(
         None,
         min_length=1,
         description="Where its weights come from: `bundled`, `catalogue:NAME`, `hf:OWNER/REPO[:FILE.gguf]` or `file:PATH`. "
-        "For engine `openai`: the name that the URL's server uses, if it differs.",
+        "For `vllm` in a process pool: `hf:OWNER/REPO` or `file:PATH`. Else the name that the server itself uses, if it differs.",
     )
     while_waking: Name | None = Field(None, description="A model that answers at once while this one wakes; the answer says so.")
+    aliases: list[Name] = Field([], description="Further names under which clients may ask for it, such as `gpt-4o`.")
+    fallback: list[Name] = Field(
+        [], description="Models that answer, in this order, when this one cannot be woken or fails before its first byte; the answer says so."
+    )
+    max_parallel: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Requests that one replica is sent at the same time by one gateway; more wait their turn, fair between keys. "
+        "Default: four for each of `slots` with the engine `llamacpp`, else `gateway.max_upstream_connections`.",
+    )
     context: int = Field(
         4096,
         ge=128,
@@ -157,10 +188,47 @@ class ModelConfig(Section):
     slots: int = Field(2, ge=1, le=256, description="Answers that one replica writes at the same time (engine `llamacpp`).")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the engine; default: half of the cores.")
     embeddings: bool = Field(True, description="Also serve `/v1/embeddings` (engine `llamacpp`).")
+    price: TokenPrice | None = Field(None, description="What its tokens cost; without it, they cost nothing.")
+    limits: Limits | None = Field(None, description="What all keys together may ask of it.")
+    limits_per_key: Limits | None = Field(None, description="What each key may ask of it, beside the key's own limits.")
     gpu_layers: int = Field(-1, ge=-1, description="Layers put on a GPU if the engine finds one; -1: as many as fit.")
+    program: str | None = Field(
+        None,
+        min_length=1,
+        description="Engines `vllm` and `ollama` in a process pool: the program to start; default: found on the PATH.",
+    )
+    arguments: tuple[str, ...] = Field(
+        (), strict=False, max_length=256, description="Engine `vllm` in a process pool: further arguments of `vllm serve`."
+    )
+    environment: dict[EnvironmentName, str] = Field(
+        default_factory=dict,
+        description="Engines `vllm` and `ollama` in a process pool: added to the engine's environment, such as CUDA_VISIBLE_DEVICES. No secrets.",
+    )
+    capabilities: tuple[CapabilityName, ...] | None = Field(
+        None, strict=False, description="What the model can be asked for; default: what the engine says, or usually has."
+    )
+    pull: bool = Field(False, description="Engine `ollama`: let the server pull a model that it does not have.")
+    keep_warm: tuple[HoursText, ...] = Field(
+        (),
+        strict=False,
+        max_length=64,
+        description="Hours in which it stays awake although nobody asks, such as `Mon-Fri 08:00-18:00 Europe/Berlin`; default: those of the pool.",
+    )
 
 
-class _PoolBase(Section):
+class _Priced(Section):
+    price: HourPrice | None = Field(
+        None, description="What one replica costs; each request is charged its time on the engine times this, over `price_share`."
+    )
+    price_share: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="How many requests are reckoned to share a replica's price. 1: nobody is ever charged too little.",
+    )
+
+
+class _PoolBase(_Priced):
     sleep_after: SpanOrNever = Field(
         Duration(600),
         description="Idle time after the end of the last answer until a replica is drained and stopped; `never` keeps it.",
@@ -181,9 +249,24 @@ class _PoolBase(Section):
         le=100_000,
         description="Queued and running requests per replica above which another replica is added, up to max_replicas.",
     )
+    scale_up_after: Delay = Field(
+        Duration(3),
+        description="How long a higher count must have been needed before more replicas are added; the first one comes at once.",
+    )
     scale_down_after: Span = Field(
         Duration(300), description="How long a lower count must have been enough before a surplus replica is drained."
     )
+    keep_warm: tuple[HoursText, ...] = Field(
+        (),
+        strict=False,
+        max_length=64,
+        description="Hours in which its models stay awake although nobody asks, such as `Mon-Fri 08:00-18:00 Europe/Berlin`.",
+    )
+
+    @property
+    def elastic(self) -> bool:
+        """Whether it wakes and sleeps."""
+        return True
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -209,12 +292,39 @@ class FakePool(_PoolBase):
     tokens_per_second: float = Field(40, gt=0, le=100_000, description="Speed of the pretended engine.")
 
 
-class StaticPool(Section):
+class StaticPool(_Priced):
     """A server that is always on: an existing vLLM, Ollama, LM Studio, or any OpenAI-compatible URL."""
 
     kind: Literal["static"] = Field(description="An always-on OpenAI-compatible server.")
     url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
     key: SecretRef | None = Field(None, description="Reference to its API key: `env:NAME` or `file:PATH`.")
+    sleep_after: SpanOrNever | None = Field(
+        None,
+        description="Only where all models have engine `ollama`: load them when they are asked for and unload them after this idle time "
+        "(`never` keeps them). Without it the server is only watched.",
+    )
+    max_loaded: int = Field(
+        3, ge=1, le=1000, description="With sleep_after: models that are loaded at the same time, at the most."
+    )
+    boot_deadline: Span = Field(Duration(900), description="With sleep_after: limit for pulling and loading a model.")
+    swap_after: Span = Field(
+        Duration(60),
+        description="With sleep_after: idle time of a loaded model until it makes room for another that is asked for.",
+    )
+    min_residency: Span = Field(
+        Duration(120), description="With sleep_after: a model once loaded stays at least this long before it makes room."
+    )
+    keep_warm: tuple[HoursText, ...] = Field(
+        (),
+        strict=False,
+        max_length=64,
+        description="With sleep_after: hours in which its models stay loaded although nobody asks.",
+    )
+
+    @property
+    def elastic(self) -> bool:
+        """Whether models are loaded and unloaded there."""
+        return self.sleep_after is not None
 
     @field_validator("url")
     @classmethod
@@ -231,8 +341,6 @@ PoolConfig = Annotated[ProcessPool | StaticPool | FakePool, Field(discriminator=
 DEFAULT_MODELS = {"small": {"engine": "llamacpp", "pool": "here", "source": "bundled"}}
 DEFAULT_POOLS = {"here": {"kind": "process"}}
 
-_FITS = {"llamacpp": ("process",), "openai": ("static",), "fake": ("fake",)}
-
 
 class Config(Section):
     """The whole file. With no file at all, the model `small` is served by the pool `here`."""
@@ -246,9 +354,22 @@ class Config(Section):
     keeper: KeeperConfig = Field(
         default_factory=lambda: KeeperConfig.model_validate({}), description="How the control plane looks and acts."
     )
+    routing: RoutingConfig = Field(
+        default_factory=lambda: RoutingConfig.model_validate({}), description="How requests find one of several replicas."
+    )
+    breaker: BreakerConfig = Field(
+        default_factory=lambda: BreakerConfig.model_validate({}),
+        description="The circuit breaker of each endpoint: one that fails is not asked for a while, and clients are told at once.",
+    )
     log: LogConfig = Field(default_factory=lambda: LogConfig.model_validate({}), description="Logging.")
     accounts: AccountsConfig = Field(
         default_factory=lambda: AccountsConfig.model_validate({}), description="Accounts of requests."
+    )
+    limits: LimitsConfig = Field(
+        default_factory=lambda: LimitsConfig.model_validate({}), description="Limits and budgets of keys."
+    )
+    redis: RedisConfig = Field(
+        default_factory=lambda: RedisConfig.model_validate({}), description="Through which several gateways share limits."
     )
     models: dict[Name, ModelConfig] = Field(description="The models, by the name that clients ask for.")
     pools: dict[PoolName, PoolConfig] = Field(description="The pools, by name.")
@@ -257,21 +378,34 @@ class Config(Section):
     def _consistent(self) -> Self:
         for name, model in self.models.items():
             self.check_model(name, model)
+        one_currency(self._moneys())
         return self
+
+    def _moneys(self) -> Iterator[tuple[str, Money]]:
+        """Every amount of money in the tree, by its path."""
+        for field, money in self.limits.default.moneys():
+            yield f"limits.default.{field}", money
+        for name, pool in self.pools.items():
+            if pool.price is not None:
+                yield f"pools.{name}.price", pool.price.money
+        for name, model in self.models.items():
+            for section in ("price", "limits", "limits_per_key"):
+                if (part := getattr(model, section)) is not None:
+                    for field, money in part.moneys():
+                        yield f"models.{name}.{section}.{field}", money
+
+    @property
+    def currency(self) -> str | None:
+        """The installation's one currency; None while nothing in the file has a price or a budget."""
+        return one_currency(self._moneys())
 
     def check_model(self, name: str, model: ModelConfig) -> None:
         """Whether `model` fits the pools and models of this tree. Raises ValueError that begins with the setting's path."""
         pool = self.pools.get(model.pool)
         if pool is None:
             raise ValueError(f"models.{name}.pool: there is no pool {model.pool!r}; there are: {', '.join(self.pools) or 'none'}")
-        if pool.kind not in _FITS[model.engine]:
-            raise ValueError(
-                f"models.{name}.engine: engine {model.engine!r} runs in a pool of kind {_FITS[model.engine][0]!r}, but {model.pool!r} is of kind {pool.kind!r}"
-            )
-        if model.engine == "llamacpp":
-            prefixes = ("catalogue:", "hf:", "file:")
-            if model.source is None or not (model.source == "bundled" or model.source.startswith(prefixes)):
-                raise ValueError(f"models.{name}.source: write bundled, catalogue:NAME, hf:OWNER/REPO[:FILE.gguf] or file:PATH")
+        engine_rules.check(name, model, pool)
+        routing_rules.check(name, model, self.models)
         if model.while_waking is not None:
             if model.while_waking == name:
                 raise ValueError(f"models.{name}.while_waking: a model cannot stand in for itself")

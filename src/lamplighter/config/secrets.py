@@ -24,6 +24,11 @@ def check(config: Config) -> None:
                 resolve(pool.key, where=f"pools.{name}.key")
             except ConfigError as error:
                 problems.append(error)
+    if config.redis.url is not None and config.redis.url.startswith(("env:", "file:")):
+        try:
+            resolve(config.redis.url, where="redis.url")
+        except ConfigError as error:
+            problems.append(error)
     if problems:
         raise ConfigError(
             "\n".join(f"{problem.where}: {problem.message}" for problem in problems),

@@ -1,6 +1,7 @@
 """Durations, sizes and money as people write them (`10m`, `1.5 GB`, `60 USD/month`) and as types that cannot be mixed up."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Self
@@ -15,6 +16,8 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
 _MONEY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Z]{3})")
 PERIODS = ("hour", "day", "month")
+TOKENS = {"token": 1, "Ktok": 10**3, "Mtok": 10**6}
+"""How many tokens a price's unit means."""
 
 
 class Duration(float):
@@ -109,3 +112,22 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.limit}/{self.period}"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Money per unit. Written `0.15 USD/Mtok` (per million tokens; also `Ktok`, `token`) or `0.526 USD/hour`."""
+
+    money: Money
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str, units: Sequence[str]) -> Self:
+        """`units`: those that make sense here. Raises ValueError with what is accepted."""
+        money, slash, unit = text.partition("/")
+        if not slash or unit.strip() not in units:
+            raise ValueError(f"{text!r} is not a price: write money per {' or '.join(units)}, such as 0.25 USD/{units[-1]}")
+        return cls(Money.parse(money), unit.strip())
+
+    def __str__(self) -> str:
+        return f"{self.money}/{self.unit}"

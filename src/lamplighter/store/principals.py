@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from lamplighter.core.errors import ConfigError, LamplighterError
 from lamplighter.core.ids import new_id, secret
 from lamplighter.store.bus import Topic
+from lamplighter.store.sql import exclusive
 from lamplighter.store.store import Store
 from lamplighter.store.tables import keys, login_tokens, principals, sessions
 
@@ -25,9 +26,13 @@ PRESET_KEY = "preset admin key"
 CLI_KEY = "cli (this machine)"
 PRESET_MIN = 16
 """Characters that a preset admin key must have at the least."""
+GRACE_SECONDS = 86_400.0
+"""How long a rotated key's old secret still opens, unless told otherwise."""
 SESSION_SECONDS = 30 * 86_400.0
 LOGIN_SECONDS = 15 * 60.0
 _KEPT_TOKENS = 86_400.0
+_DOORS = "keys"
+"""Behind this lock nobody else adds or closes a key: two gateways must not both make the first one, nor each take the other's last."""
 
 
 class UnknownKey(LamplighterError):
@@ -42,9 +47,19 @@ class LastAdminKey(LamplighterError):
     code = "last_admin_key"
 
 
+class FixedKey(LamplighterError):
+    """This key's secret is not made here."""
+
+    code = "fixed_key"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One row, without its digest. Times are Unix seconds."""
+    """One row, without its digests. Times are Unix seconds.
+
+    `admin`, `inference`: what it may do. `models`: those that it may use; None: all. `limits`: as `config.admission.KeyLimits` writes
+    them; None: the defaults. `previous_until`: until when the secret before the last rotation opens.
+    """
 
     id: str
     principal_id: str
@@ -55,6 +70,26 @@ class Key:
     created_at: float
     last_used_at: float | None
     revoked_at: float | None
+    inference: bool = True
+    models: tuple[str, ...] | None = None
+    limits: Mapping[str, Any] | None = None
+    expires_at: float | None = None
+    disabled_at: float | None = None
+    previous_until: float | None = None
+
+    def opens(self, now: float) -> bool:
+        """Whether it opens anything at `now` (Unix seconds)."""
+        return self.revoked_at is None and self.disabled_at is None and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a key may do, for making one and for changing one. See `Key`."""
+
+    inference: bool = True
+    models: tuple[str, ...] | None = None
+    limits: Mapping[str, Any] | None = None
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +121,8 @@ async def ensure_first_key(store: Store, *, preset: str | None = None) -> str | 
         await _ensure_preset(store, preset)
         return None
     async with store.write() as connection:
-        if await _live_admins(connection, besides=CLI_KEY):
+        await exclusive(connection, _DOORS)
+        if await _live_admins(connection, store.clock.time(), besides=CLI_KEY):
             return None
         key = secret("lk")
         await _insert_key(connection, store, key, name=FIRST_KEY, admin=True, principal_id=await _owner(connection, store))
@@ -102,6 +138,7 @@ async def _ensure_preset(store: Store, preset: str) -> None:
             next_step="Choose a longer one: `openssl rand -base64 32` makes a good one.",
         )
     async with store.write() as connection:
+        await exclusive(connection, _DOORS)
         found = (await connection.execute(select(keys).where(keys.c.digest == digest(preset)))).one_or_none()
         if found is not None and (found.revoked_at is not None or not found.admin):
             raise ConfigError(
@@ -118,10 +155,15 @@ async def _ensure_preset(store: Store, preset: str) -> None:
 async def ensure_cli_key(store: Store, current: str | None) -> str:
     """The admin key of the command line on this machine: `current` if it still opens, else a new one in place of every older one."""
     async with store.write() as connection:
+        await exclusive(connection, _DOORS)
         if current:
             row = (
                 await connection.execute(
-                    select(keys.c.id).where((keys.c.digest == digest(current)) & keys.c.admin & keys.c.revoked_at.is_(None))
+                    select(keys.c.id)
+                    .where((keys.c.digest == digest(current)) & keys.c.admin & keys.c.revoked_at.is_(None))
+                    .where(
+                        keys.c.disabled_at.is_(None) & (keys.c.expires_at.is_(None) | (keys.c.expires_at > store.clock.time()))
+                    )
                 )
             ).one_or_none()
             if row is not None:
@@ -135,7 +177,9 @@ async def ensure_cli_key(store: Store, current: str | None) -> str:
     return key
 
 
-async def create_key(store: Store, *, name: str, admin: bool, principal: str | None = None) -> tuple[Key, str]:
+async def create_key(
+    store: Store, *, name: str, admin: bool, principal: str | None = None, rights: Rights | None = None
+) -> tuple[Key, str]:
     """A new key and its secret, which is never shown again.
 
     `principal`: name of the person or program it belongs to, made when it is new; default: `name`. Chats belong to the principal, so a
@@ -144,7 +188,7 @@ async def create_key(store: Store, *, name: str, admin: bool, principal: str | N
     key = secret("lk")
     async with store.write() as connection:
         owner = await _principal(connection, store, principal or name)
-        identity = await _insert_key(connection, store, key, name=name, admin=admin, principal_id=owner)
+        identity = await _insert_key(connection, store, key, name=name, admin=admin, principal_id=owner, rights=rights)
         row = (await connection.execute(_keys().where(keys.c.id == identity))).one()
     store.bus.publish(Topic.KEYS)
     return _key(row), key
@@ -156,22 +200,88 @@ async def list_keys(store: Store) -> list[Key]:
         return [_key(row) for row in await connection.execute(_keys().order_by(keys.c.created_at, keys.c.id))]
 
 
+async def known_keys(store: Store) -> dict[str, Key]:
+    """Every key by its digest, those that open no more included: whoever holds one is told why it does not.
+
+    A rotated key stands there twice while its old secret opens.
+    """
+    now = store.clock.time()
+    found: dict[str, Key] = {}
+    async with store.read() as connection:
+        for row in await connection.execute(_keys().add_columns(keys.c.digest, keys.c.previous_digest)):
+            key = found[row.digest] = _key(row)
+            if row.previous_digest is not None and key.previous_until is not None and key.previous_until > now:
+                found.setdefault(row.previous_digest, key)
+    return found
+
+
 async def live_keys(store: Store) -> dict[str, Key]:
     """The keys that open, by their digest."""
-    async with store.read() as connection:
-        rows = await connection.execute(_keys().add_columns(keys.c.digest).where(keys.c.revoked_at.is_(None)))
-        return {row.digest: _key(row) for row in rows}
+    now = store.clock.time()
+    return {digest: key for digest, key in (await known_keys(store)).items() if key.opens(now)}
+
+
+async def change_key(store: Store, key_id: str, rights: Rights, *, disabled: bool) -> Key:
+    """Give a key other rights; its secret stays. Raises UnknownKey (also when it was revoked), LastAdminKey."""
+    async with store.write() as connection:
+        await exclusive(connection, _DOORS)
+        row = await _living(connection, key_id)
+        now = store.clock.time()
+        if row.admin and (disabled or rights.expires_at is not None) and await _lasting_admins(connection, now, but=key_id) == 0:
+            raise LastAdminKey(
+                "this is the last admin key that lasts", next_step="Create another admin key first, then change this one."
+            )
+        disabled_at = (row.disabled_at or now) if disabled else None
+        await connection.execute(update(keys).where(keys.c.id == key_id).values(**_columns(rights), disabled_at=disabled_at))
+        changed = (await connection.execute(_keys().where(keys.c.id == key_id))).one()
+    store.bus.publish(Topic.KEYS)
+    return _key(changed)
+
+
+async def rotate_key(store: Store, key_id: str, *, grace: float = GRACE_SECONDS) -> tuple[Key, str]:
+    """A new secret for a key, which keeps its id, rights and chats. The old secret opens for `grace` more seconds (0: no more).
+
+    Of a key rotated twice within the grace only the newest two secrets open. Raises UnknownKey, FixedKey.
+    """
+    key, now = secret("lk"), store.clock.time()
+    async with store.write() as connection:
+        await exclusive(connection, _DOORS)
+        row = await _living(connection, key_id)
+        if row.name in {CLI_KEY, PRESET_KEY}:
+            raise FixedKey(
+                f"the secret of {row.name!r} is not made here",
+                next_step="Set another LAMPLIGHTER_ADMIN_KEY."
+                if row.name == PRESET_KEY
+                else "Revoke it: the next start makes another.",
+            )
+        await connection.execute(
+            update(keys)
+            .where(keys.c.id == key_id)
+            .values(
+                digest=digest(key),
+                prefix=_prefix(key),
+                previous_digest=row.digest if grace > 0 else None,
+                previous_until=now + grace if grace > 0 else None,
+            )
+        )
+        if grace <= 0:  # who signed in with the old secret proved nothing that still counts
+            await connection.execute(delete(sessions).where(sessions.c.key_id == key_id))
+            await connection.execute(delete(login_tokens).where(login_tokens.c.key_id == key_id))
+        changed = (await connection.execute(_keys().where(keys.c.id == key_id))).one()
+    store.bus.publish(Topic.KEYS)
+    return _key(changed), key
 
 
 async def revoke_key(store: Store, key_id: str) -> None:
     """The key and every session it opened end. Doing it again changes nothing. Raises UnknownKey, LastAdminKey."""
     async with store.write() as connection:
+        await exclusive(connection, _DOORS)
         row = (await connection.execute(select(keys).where(keys.c.id == key_id))).one_or_none()
         if row is None:
             raise UnknownKey(f"there is no key {key_id}", next_step="`lamplighter keys list` shows the ids.")
         if row.revoked_at is not None:
             return
-        if row.admin and await _live_admins(connection) == 1:
+        if row.admin and await _lasting_admins(connection, store.clock.time(), but=key_id) == 0:
             raise LastAdminKey("this is the last admin key", next_step="Create another admin key first, then revoke this one.")
         await connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=store.clock.time()))
         await connection.execute(delete(sessions).where(sessions.c.key_id == key_id))
@@ -209,16 +319,22 @@ async def open_session(store: Store, *, principal_id: str, key_id: str | None, a
 
 
 async def find_session(store: Store, cookie: str) -> Session | None:
-    """The living session behind a cookie's value; None when there is none, it ran out, or its key was revoked."""
+    """The living session behind a cookie's value; None when there is none, it ran out, or its key does not open any more."""
+    now = store.clock.time()
     query = (
-        select(sessions, principals.c.name.label("principal_name"), keys.c.revoked_at)
+        select(
+            sessions, principals.c.name.label("principal_name"), keys.c.revoked_at, keys.c.disabled_at,
+            keys.c.expires_at.label("key_expires_at"),
+        )
         .join(principals, principals.c.id == sessions.c.principal_id)
         .outerjoin(keys, keys.c.id == sessions.c.key_id)
-        .where((sessions.c.digest == digest(cookie)) & (sessions.c.expires_at > store.clock.time()))
-    )
+        .where((sessions.c.digest == digest(cookie)) & (sessions.c.expires_at > now))
+    )  # fmt: skip
     async with store.read() as connection:
         row = (await connection.execute(query)).one_or_none()
-    if row is None or row.revoked_at is not None:
+    if row is None or row.revoked_at is not None or row.disabled_at is not None:
+        return None
+    if row.key_expires_at is not None and row.key_expires_at <= now:
         return None
     return Session(row.principal_id, row.principal_name, row.key_id, row.admin, row.expires_at)
 
@@ -299,27 +415,72 @@ def _key(row: Row[Any]) -> Key:
         created_at=row.created_at,
         last_used_at=row.last_used_at,
         revoked_at=row.revoked_at,
+        inference=row.inference,
+        models=None if row.models is None else tuple(row.models),
+        limits=row.limits,
+        expires_at=row.expires_at,
+        disabled_at=row.disabled_at,
+        previous_until=row.previous_until,
     )
 
 
-async def _insert_key(connection: AsyncConnection, store: Store, key: str, *, name: str, admin: bool, principal_id: str) -> str:
+def _columns(rights: Rights) -> dict[str, Any]:
+    return {
+        "inference": rights.inference,
+        "models": None if rights.models is None else list(rights.models),
+        "limits": None if rights.limits is None else dict(rights.limits),
+        "expires_at": rights.expires_at,
+    }
+
+
+def _prefix(key: str) -> str:
+    """What is shown of a key: seven characters tell keys of ours apart; of a preset one, which may be short, only three."""
+    return key[:7] if key.startswith("lk-") and len(key) >= 32 else key[:3]
+
+
+async def _living(connection: AsyncConnection, key_id: str) -> Row[Any]:
+    row = (await connection.execute(select(keys).where((keys.c.id == key_id) & keys.c.revoked_at.is_(None)))).one_or_none()
+    if row is None:
+        raise UnknownKey(f"there is no key {key_id} that was not revoked", next_step="`lamplighter keys list` shows the ids.")
+    return row
+
+
+async def _insert_key(
+    connection: AsyncConnection,
+    store: Store,
+    key: str,
+    *,
+    name: str,
+    admin: bool,
+    principal_id: str,
+    rights: Rights | None = None,
+) -> str:
     identity = new_id("key")
-    # Seven characters tell keys of ours apart; of a preset one, which may be short, only three are shown.
-    prefix = key[:7] if key.startswith("lk-") and len(key) >= 32 else key[:3]
     await connection.execute(
         insert(keys).values(
-            id=identity, principal_id=principal_id, name=name, digest=digest(key), prefix=prefix, admin=admin,
-            created_at=store.clock.time(),
+            id=identity, principal_id=principal_id, name=name, digest=digest(key), prefix=_prefix(key), admin=admin,
+            created_at=store.clock.time(), **_columns(rights or Rights()),
         )
     )  # fmt: skip
     return identity
 
 
-async def _live_admins(connection: AsyncConnection, *, besides: str | None = None) -> int:
-    query = select(func.count()).select_from(keys).where(keys.c.admin & keys.c.revoked_at.is_(None))
-    if besides is not None:
-        query = query.where(keys.c.name != besides)
-    return int(await connection.scalar(query) or 0)
+def _opening_admins(now: float) -> Select[Any]:
+    return (
+        select(func.count())
+        .select_from(keys)
+        .where(keys.c.admin & keys.c.revoked_at.is_(None) & keys.c.disabled_at.is_(None))
+        .where(keys.c.expires_at.is_(None) | (keys.c.expires_at > now))
+    )
+
+
+async def _live_admins(connection: AsyncConnection, now: float, *, besides: str) -> int:
+    return int(await connection.scalar(_opening_admins(now).where(keys.c.name != besides)) or 0)
+
+
+async def _lasting_admins(connection: AsyncConnection, now: float, *, but: str) -> int:
+    """Admin keys other than `but` that will still open tomorrow."""
+    return int(await connection.scalar(_opening_admins(now).where((keys.c.id != but) & keys.c.expires_at.is_(None))) or 0)
 
 
 async def _owner(connection: AsyncConnection, store: Store) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 metadata = MetaData(
@@ -59,6 +60,25 @@ keys = Table(
     Column("created_at", Float, nullable=False),
     Column("last_used_at", Float),
     Column("revoked_at", Float),
+    Column("inference", Boolean, nullable=False, server_default=true()),  # whether it may ask models at all
+    Column("models", JSON(none_as_null=True)),  # the models that it may use; null: all
+    Column("limits", JSON(none_as_null=True)),  # as `config.admission.KeyLimits` writes them; null: the defaults
+    Column("expires_at", Float),
+    Column("disabled_at", Float),
+    Column("previous_digest", String(64)),  # of the secret before the last rotation, which opens until `previous_until`
+    Column("previous_until", Float),
+)
+
+spend = Table(  # what limits by the day and the month are counted from; sums, written in batches
+    "spend",
+    metadata,
+    Column("day", String(10), primary_key=True),  # UTC, 2026-11-22
+    Column("key_id", String(32), primary_key=True),  # a key's id, or a principal's for a session that no key opened
+    Column("model", String(128), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("money", BigInteger, nullable=False),  # billionths of the installation's currency
 )
 
 sessions = Table(
@@ -229,6 +249,7 @@ generations = Table(
     Column("status", String(16), nullable=False),  # running, done, cancelled, interrupted, error
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
+    Column("cancel_asked_at", Float),  # by another gateway than the one that writes
     UniqueConstraint("principal_id", "client_request_id"),
     Index("ix_generations_status", "status"),
 )

@@ -1,6 +1,7 @@
 """Who asks, over HTTP and WebSocket: a key, or the session cookie with its protection against foreign sites."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -12,16 +13,27 @@ from lamplighter.gateway.auth import Identity, Keyring
 from lamplighter.gateway.control.parts import Parts, parts_of
 
 COOKIE = "lamplighter_session"
+ADMIN = "lamplighter.admin"
+"""In the scope: False on a public port whose admin port is another one."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 async def identify(keyring: Keyring, connection: HTTPConnection) -> Identity:
-    """The identity behind a request: of its key, else of its session. Raises RequestError 401."""
+    """The identity behind a request: of its key, else of its session. Raises RequestError 401.
+
+    A proxy in front that asks for a password of its own leaves `Authorization: Basic` in the page's requests: one that is no key of ours
+    does not hide the session.
+    """
     headers = dict(connection.headers.raw)
+    cookie = connection.cookies.get(COOKIE)
     if b"authorization" in headers or b"x-api-key" in headers:
-        return keyring.identify(headers)
-    return await keyring.verify_session(connection.cookies.get(COOKIE))
+        try:
+            return keyring.identify(headers)
+        except RequestError:
+            if cookie is None or not headers.get(b"authorization", b"").lower().startswith(b"basic "):
+                raise
+    return await keyring.verify_session(cookie)
 
 
 async def _anyone(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> Identity:
@@ -29,7 +41,12 @@ async def _anyone(request: Request, parts: Annotated[Parts, Depends(parts_of)]) 
     return await identify(parts.services.keyring, request)
 
 
-async def _admin(identity: Annotated[Identity, Depends(_anyone)]) -> Identity:
+async def _admin(request: Request, identity: Annotated[Identity, Depends(_anyone)]) -> Identity:
+    if request.scope.get(ADMIN) is False:
+        raise RequestError(
+            "Admin calls are not answered on this port.", status=403, type="permission_error", code="admin_port",
+            next_step="Ask on the admin port (server.admin).",
+        )  # fmt: skip
     if not identity.admin:
         raise RequestError(
             "This needs an admin key.", status=403, type="permission_error", code="admin_required", next_step="Use an admin key."

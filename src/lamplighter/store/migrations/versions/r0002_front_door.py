@@ -10,6 +10,8 @@ down_revision = "0001"
 def upgrade() -> None:
     """From the first schema."""
     _accounts()
+    op.add_column("generations", sa.Column("cancel_asked_at", sa.Float(), nullable=True))
+    _keys_and_spend()
 
 
 def _accounts() -> None:
@@ -59,4 +61,29 @@ def _accounts() -> None:
         sa.Column("wake_seconds", sa.Float(), nullable=False),
         sa.Column("cost_micros", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("day", "key_id", "principal_id", "model", name=op.f("pk_usage_days")),
+    )
+
+
+def _keys_and_spend() -> None:
+    """What a key may do, until when, and what was spent with it."""
+    for column in (
+        sa.Column("inference", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.Column("models", sa.JSON(), nullable=True),
+        sa.Column("limits", sa.JSON(), nullable=True),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("disabled_at", sa.Float(), nullable=True),
+        sa.Column("previous_digest", sa.String(length=64), nullable=True),
+        sa.Column("previous_until", sa.Float(), nullable=True),
+    ):
+        op.add_column("keys", column)
+    op.create_table(
+        "spend",
+        sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("key_id", sa.String(length=32), nullable=False),
+        sa.Column("model", sa.String(length=128), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("money", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "key_id", "model", name=op.f("pk_spend")),
     )
