@@ -21,13 +21,17 @@ from lamplighter.gateway.admission.open import OpenAdmission
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.connection import Limits
 from lamplighter.gateway.control import build_control
+from lamplighter.gateway.cors import Cors
 from lamplighter.gateway.demand import DemandReporter
+from lamplighter.gateway.edge import Edge
+from lamplighter.gateway.hosts import Hosts, Proxies
 from lamplighter.gateway.inference import models
 from lamplighter.gateway.inference.dispatch import Dispatch
 from lamplighter.gateway.inference.http import InferenceApp, refuse
 from lamplighter.gateway.inference.local import LocalRelay
 from lamplighter.gateway.inference.operations import OPERATIONS
 from lamplighter.gateway.metering import Meter
+from lamplighter.gateway.ollama.app import OllamaApp, claims
 from lamplighter.gateway.page import build_page
 from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, send_json, valid_request_id
 from lamplighter.gateway.routing import Lanes
@@ -90,12 +94,19 @@ class Gateway:
             keyring=self.keyring,
             relay=LocalRelay(self._dispatch),
             metrics=self.metrics,
+            accounts=self._accounts,
             gateway_id=gateway_id,
             started_at=clock.time(),
         )
         self.metrics.refreshers.append(self._refresh_gauges)
         self._control = build_control(self.services)
         self._page = build_page()
+        self._ollama = OllamaApp(self.services, self._lanes)
+        self.cors, self.hosts = Cors(config.server.cors), Hosts(config.server)
+        self.proxies = Proxies(config.server.trusted_proxies)
+        border: dict[str, Any] = {"cors": self.cors, "hosts": self.hosts, "proxies": self.proxies}
+        self._public = Edge(config, self._route, admin=None if config.server.admin is None else False, **border)
+        self._admin = Edge(config, self._route, admin=True, **border)
         self._running = False
 
     # -- life
@@ -157,13 +168,22 @@ class Gateway:
 
     async def asgi(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """The ASGI application."""
+        await self._public(scope, receive, send)
+
+    async def admin_asgi(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """The ASGI application of the admin port (`server.admin`): everything, with the powers of an admin's key."""
+        await self._admin(scope, receive, send)
+
+    async def _route(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind == "http":
             path = scope["path"]
             operation = OPERATIONS.get(path)
             if operation is not None and scope["method"] == "POST":
                 await self._inference(operation, scope, receive, send)
-            elif path.startswith("/v1") and (path == "/v1" or path[3] == "/"):
+            elif claims(path, scope):
+                await self._ollama(path, scope, receive, send, request_id_of(scope))
+            elif path in OPERATIONS or (path.startswith("/v1") and (path == "/v1" or path[3] == "/")):
                 await self._v1(path, scope, receive, send)
             elif path in {"/health", "/ready", "/metrics"}:
                 await self._operations(path, scope, receive, send)
@@ -179,18 +199,18 @@ class Gateway:
     async def _v1(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Everything under `/v1` that is not inference."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = valid_request_id(headers.get(b"x-request-id")) or f"req_{random.getrandbits(80):020x}"
+        request_id = request_id_of(scope)
         try:
-            self.keyring.identify(headers)
+            identity = self.keyring.identify(headers)
             if path in OPERATIONS:
                 models.check_method(scope["method"], "POST")
             created, snapshot = int(self.services.started_at), self._view.snapshot
             if path == "/v1/models":
                 models.check_method(scope["method"], "GET", "HEAD")
-                answer = models.listing(self._lanes, snapshot, created)
+                answer = models.listing(self._lanes, snapshot, created, identity)
             elif path.startswith(models.PREFIX):
                 models.check_method(scope["method"], "GET", "HEAD")
-                answer = models.one(path, self._lanes, snapshot, created)
+                answer = models.one(path, self._lanes, snapshot, created, identity)
             else:
                 raise RequestError(
                     f"There is no {path[:200]}.",
@@ -199,7 +219,8 @@ class Gateway:
                     next_step=f"There are: {', '.join([*OPERATIONS, '/v1/models'])}.",
                 )
         except RequestError as error:
-            await refuse(receive, send, error, request_id)
+            operation = OPERATIONS.get(path)
+            await refuse(receive, send, error, request_id, body=operation.dialect.error(error) if operation is not None else None)
             return
         wire = make_wire(scope, receive, send)
         send_json(wire, answer, headers=[(b"x-request-id", request_id.encode())])
@@ -245,6 +266,12 @@ class Gateway:
         metrics.held.replace({(lane.name,): lane.queued for lane in self._lanes})
         busy, idle = self._upstreams.counts()
         metrics.connections.replace({("busy",): busy, ("idle",): idle})
+
+
+def request_id_of(scope: dict[str, Any]) -> str:
+    """The client's own request id when it may be repeated, else a new one."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+    return valid_request_id(given) or f"req_{random.getrandbits(80):020x}"
 
 
 def _from_here(scope: dict[str, Any], headers: dict[bytes, bytes]) -> bool:

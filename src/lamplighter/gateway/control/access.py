@@ -20,6 +20,16 @@ _PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 async def identify(keyring: Keyring, connection: HTTPConnection) -> Identity:
+    """The identity behind a request, with the powers that it has on this port. Raises RequestError 401."""
+    return powers(await _identify(keyring, connection), connection)
+
+
+def powers(identity: Identity, connection: HTTPConnection) -> Identity:
+    """What `identity` may do by this way: where the admin API has a port of its own, nobody is an admin on the public one."""
+    return replace(identity, admin=False) if connection.scope.get(ADMIN) is False else identity
+
+
+async def _identify(keyring: Keyring, connection: HTTPConnection) -> Identity:
     """The identity behind a request: of its key, else of its session. Raises RequestError 401.
 
     A proxy in front that asks for a password of its own leaves `Authorization: Basic` in the page's requests: one that is no key of ours

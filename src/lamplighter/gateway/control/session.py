@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lamplighter import __version__
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway.auth import Identity
-from lamplighter.gateway.control.access import COOKIE, Admin, Anyone, check_csrf, secure
+from lamplighter.gateway.control.access import COOKIE, Admin, Anyone, check_csrf, powers, secure
 from lamplighter.gateway.control.parts import Parts, parts_of
 from lamplighter.store import principals
 
@@ -70,7 +70,7 @@ async def sign_in(credentials: Credentials, request: Request, response: Response
         samesite="strict",
         secure=secure(request, parts.services.config.server.public_url),
     )
-    return _session_json(identity)
+    return _session_json(powers(identity, request))
 
 
 @router.get("/api/session")
