@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lamplighter.config import Config
 from lamplighter.core.clock import Clock
 from lamplighter.engines.base import Engine
+from lamplighter.gateway.accounts import Accounts
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.relay import Relay
 from lamplighter.gateway.view import View
@@ -25,5 +26,6 @@ class Services:
     keyring: Keyring
     relay: Relay
     metrics: Metrics
+    accounts: Accounts
     gateway_id: str
     started_at: float

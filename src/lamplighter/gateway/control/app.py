@@ -12,7 +12,7 @@ from lamplighter.engines import memory
 from lamplighter.engines.catalogue import weak_note
 from lamplighter.gateway.chat.generations import Generations
 from lamplighter.gateway.chat.hub import Hub
-from lamplighter.gateway.control import chats, errors, keys, models, session, socket
+from lamplighter.gateway.control import chats, errors, keys, models, session, socket, usage
 from lamplighter.gateway.control.access import Admin
 from lamplighter.gateway.control.guard import Guard
 from lamplighter.gateway.control.parts import Parts
@@ -74,7 +74,7 @@ def _application(parts: Parts) -> FastAPI:
     app.router.redirect_slashes = False
     app.state.parts = parts
     errors.install(app)
-    for router in (session.router, models.router, keys.router, chats.router, socket.router):
+    for router in (session.router, models.router, keys.router, chats.router, usage.router, socket.router):
         app.include_router(router)
 
     @app.get("/api/openapi.json", include_in_schema=False)

@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from lamplighter.config import Config
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.core.ids import new_id
+from lamplighter.gateway.accounts import Accounts
 from lamplighter.gateway.auth import Identity, Keyring
 from lamplighter.gateway.control import Control, build_control
 from lamplighter.gateway.relay import Event, Item, Started, Waking
@@ -166,7 +167,8 @@ async def stage(
         engine = FakeEngineKind()
         services = Services(
             config=tree, store=opened, clock=clock, engines={engine.kind: engine}, view=view, keyring=keyring, relay=relay,
-            metrics=Metrics(process=False), gateway_id=new_id("gtw"), started_at=clock.time(),
+            metrics=Metrics(process=False), accounts=Accounts(opened, clock, Metrics(process=False), gateway_id="gtw_1", keep=1e9),
+            gateway_id=new_id("gtw"), started_at=clock.time(),
         )  # fmt: skip
         control = build_control(services)
         await control.start()
