@@ -1,18 +1,21 @@
-"""Waiting for a sleeping model: one bounded queue per model, and the honest words for those who cannot or need not wait.
+"""Waiting for a sleeping model, or for a free place on a busy one: a bounded time in the lane's queue, and the honest words for those who
+cannot or need not wait.
 
-Not responsible for waking it: waiting is what makes the demand that the keeper acts upon.
+Not responsible for waking it: waiting is what makes the demand that the keeper acts upon. Whose turn it is decides `lane`.
 """
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from lamplighter.config import GatewayConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
-from lamplighter.core.states import ReplicaState
-from lamplighter.gateway.routing import Asker, Lane, Target
+from lamplighter.core.states import WAKING, ReplicaState
+from lamplighter.gateway.breaker import State
+from lamplighter.gateway.lane import Asker, Lane, Target, Waiter
 from lamplighter.store.wakes import Wake
 
 MOST_RETRY_AFTER = 60
@@ -23,6 +26,12 @@ LAST_ATTEMPT = 3
 """After this many failures in a row nobody is kept waiting, even when the keeper goes on trying."""
 _STATIC_GRACE = 5.0
 """Seconds that an always-on server may take to be found after the start."""
+_KEEPER_GRACE = 10.0
+"""Seconds that the keeper has to find out that an engine of ours is gone, and to begin another, before those who wait are told."""
+_TRIAL_PATIENCE = 15.0
+"""Seconds for which others wait for the one request that tries an endpoint whose circuit was open."""
+_SHOWN_POSITIONS = 1000
+"""In a longer queue nobody's position is worked out."""
 
 OnBeat = Callable[[Wake | None], float | None]
 """Called when a wait begins, at every change, and after the seconds that it returned last (None: only at changes)."""
@@ -87,6 +96,8 @@ def refusal(lane: Lane, *, since: float, now: float) -> RequestError | None:
             f"The model `{lane.name}` was removed while this request waited.", status=404, code="model_not_found", param="model"
         )
     wake = lane.wake
+    if (target := lane.tripped()) is not None:
+        return circuit_open(lane, target, now) if _hopeless(lane, target, now) else None
     if lane.static and _unreachable(lane, now):
         return unreachable(lane)
     if wake is None or wake.outcome != "failed" or wake.reason is None:
@@ -151,6 +162,33 @@ def _unreachable(lane: Lane, now: float) -> bool:
     )
 
 
+def _hopeless(lane: Lane, target: Target, now: float) -> bool:
+    """Whether waiting for an open circuit is of no use: nobody tries it just now, and the keeper brings no other replica."""
+    report = lane.report(target)
+    if report.state is State.HALF_OPEN and report.tried_at is not None and now - report.tried_at < _TRIAL_PATIENCE:
+        return False
+    if lane.static:
+        return True
+    return now - report.since >= _KEEPER_GRACE and not any(replica.state in WAKING for replica in lane.replicas)
+
+
+def circuit_open(lane: Lane, target: Target, now: float) -> RequestError:
+    """The only endpoints that there are failed again and again: nobody is made to find that out once more."""
+    report = lane.report(target)
+    since = datetime.fromtimestamp(report.since, UTC).strftime("%H:%M:%S UTC")
+    times = f"{report.failures} times in a row" if report.failures > 1 else "too often"
+    left = max(0.0, (report.retry_at or now) - now)
+    return RequestError(
+        f"The engine of `{lane.name}` failed {times} ({report.reason}), so it has not been asked since {since} ({now - report.since:.0f}s ago).",
+        status=503,
+        type="service_unavailable",
+        code="circuit_open",
+        param="model",
+        next_step="Ask again after Retry-After; `lamplighter status` shows the endpoint, its engine's log the cause.",
+        retry_after=min(MOST_RETRY_AFTER, max(1, math.ceil(left))),
+    )
+
+
 def asleep(lane: Lane, now: float) -> NotReady:
     """For a client that does not want to wake the model."""
     at = stage(lane.wake)
@@ -178,23 +216,66 @@ def still_waking(lane: Lane, now: float, waited: float) -> NotReady:
     )
 
 
-def full(lane: Lane, now: float, bound: int) -> RequestError:
-    """For one more than may wait."""
+def full(lane: Lane, now: float, bound: int, *, evicted: bool = False) -> RequestError:
+    """For one more than may wait. `evicted`: it waited already, and gave its place to a key with fewer requests."""
+    for_what = "a free place on" if lane.awake else "waking"
+    message = (
+        f"The queue for {for_what} the model `{lane.name}` is full ({bound} requests), and most of it is this key's: "
+        "this request, the last that came, gave its place to another key's."
+        if evicted
+        else f"{bound} requests already wait for {for_what} the model `{lane.name}`."
+    )
+    left = lane.pace.seconds(1, lane.now()) if lane.awake else None
     return RequestError(
-        f"{bound} requests already wait for the model `{lane.name}` to wake.",
+        message,
         status=429,
         type="rate_limit_error",
         code="queue_full",
         param="model",
-        next_step="Ask again in a moment.",
-        retry_after=retry_after(lane, now),
+        next_step="Ask again in a moment, or ask for less at the same time.",
+        retry_after=retry_after(lane, now) if left is None else _seconds(left),
     )
+
+
+def no_place(lane: Lane, waiter: Waiter, waited: float) -> RequestError:
+    """For a client that waited for a free place as long as it may."""
+    position = _position(lane, waiter)
+    left = lane.pace.seconds(position or lane.queued, lane.now())
+    where = f"it is number {position} in the queue" if position else f"{lane.queued} requests wait"
+    return RequestError(
+        f"Every place on the model `{lane.name}` is taken ({lane.in_flight} requests run); after {waited:.0f}s {where}.",
+        status=503,
+        type="service_unavailable",
+        code="model_busy",
+        param="model",
+        next_step="Ask again, or with `stream`, which is held for longer; more replicas or a larger max_parallel make more places.",
+        retry_after=UNKNOWN_RETRY_AFTER if left is None else _seconds(left),
+    )
+
+
+def words(lane: Lane, asker: Asker, *, elapsed: float, now: float) -> str:
+    """What a stream that waits is told in a heartbeat. `elapsed`: seconds since it came; `now`: Unix seconds."""
+    if lane.awake:
+        position = _position(lane, asker.waiter) if asker.waiter is not None else None
+        place = f" position={position}" if position else ""
+        return f"lamplighter queued{place} waiting={lane.queued} elapsed={elapsed:.0f}s"
+    text = f"lamplighter waking stage={stage(lane.wake) or 'queued'} elapsed={elapsed:.0f}s"
+    left = eta(lane.wake, now)
+    return text if left is None else f"{text} eta={left:.0f}s"
+
+
+def _position(lane: Lane, waiter: Waiter) -> int | None:
+    return lane.position(waiter) if lane.queued <= _SHOWN_POSITIONS else None
+
+
+def _seconds(left: float) -> int:
+    return min(MOST_RETRY_AFTER, max(1, math.ceil(left)))
 
 
 async def hold(
     lane: Lane, asker: Asker, config: GatewayConfig, clock: Clock, *, began: float, limit: float, on_beat: OnBeat | None
 ) -> Target:
-    """Wait in the lane's queue until a target can be seized: it is, when this returns.
+    """Wait in the lane's queue until a target was seized for the asker: pair with `Lane.release`.
 
     `began`: monotonic time of the request's arrival; `limit`: seconds from then after which it ends. Raises RequestError: 429 when the
     queue is full, 503 (or what the failure says) when waiting longer is of no use.
@@ -202,29 +283,43 @@ async def hold(
     since = clock.time()
     if (error := refusal(lane, since=since, now=since)) is not None:
         raise error
-    if lane.queued >= config.max_held:
+    if (target := lane.seize(asker)) is not None:
+        return target
+    if lane.queued >= config.max_held and not lane.make_room(asker.key_id):
         raise full(lane, since, config.max_held)
-    token = object()
-    lane.enter(token)
+    waiter = lane.enter(asker)
+    looked_at = clock.monotonic()
     try:
+        lane.pump()  # a place may be free although others wait: for what has just become possible again
         while True:
-            changed = lane.changed
-            if (target := lane.seize(asker)) is not None:
+            if waiter.target is not None:
+                target, waiter.target = waiter.target, None
                 return target
+            if waiter.evicted:
+                raise full(lane, clock.time(), config.max_held, evicted=True)
             if (error := refusal(lane, since=since, now=clock.time())) is not None:
                 raise error
             now = clock.monotonic()
             left = began + limit - now
             if left <= 0:
-                raise still_waking(lane, clock.time(), now - began)
+                raise no_place(lane, waiter, now - began) if lane.awake else still_waking(lane, clock.time(), now - began)
             waits = [left]
             if on_beat is not None and (beat := on_beat(lane.wake)) is not None:
                 waits.append(beat)
             if (readmission := lane.readmission()) is not None:
                 waits.append(readmission)
-            if lane.static:
+            elif lane.static:
                 waits.append(_STATIC_GRACE)
             timeout = min(waits)
-            await clock.wait(changed, None if timeout == math.inf else max(0.001, timeout))
+            waiter.event.clear()
+            was_awake = lane.awake
+            if not await clock.wait(waiter.event, None if timeout == math.inf else max(0.001, timeout)):
+                lane.pump()  # what was blocked may be open again
+            now = clock.monotonic()
+            if was_awake:
+                asker.queued += now - looked_at
+            else:
+                asker.woke += now - looked_at
+            looked_at = now
     finally:
-        lane.leave(token)
+        lane.leave(waiter)

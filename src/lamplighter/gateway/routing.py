@@ -1,217 +1,30 @@
-"""Where requests for a model can go: its lane, with the ready replicas as targets, and the counts that demand is made of.
+"""Where requests for a model can go: the lanes of all models, kept true to the view.
 
-Follows the view; decides which target is next. Waiting is `hold`'s, connections are `upstream`'s, telling the store is `demand`'s.
+Not responsible for what happens within a lane (`lane`): which target is next, whose turn it is.
 """
 
-import asyncio
-import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
 
 import structlog
 
 from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.states import SERVING, ReplicaState
-from lamplighter.engines.base import Capability, Engine
-from lamplighter.gateway.upstream import Upstream, Upstreams
+from lamplighter.engines.base import Engine
+from lamplighter.gateway.breaker import Breaker, Outcome, Report
+from lamplighter.gateway.lane import ANYBODY, Asker, Lane, Reporter, Target
+from lamplighter.gateway.upstream import Upstreams
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.replicas import Replica
-from lamplighter.store.wakes import Wake
+
+__all__ = ["ANYBODY", "Asker", "Lane", "Lanes", "Outcome", "Reporter", "Target"]
 
 _log = structlog.get_logger(__name__)
 
-EXCLUDED = 1.0
-"""Seconds for which a target that refused a connection gets no requests, unless the view changes it sooner."""
+_LATEST = ":latest"
 
-
-class Outcome(StrEnum):
-    """How an exchange with a target ended, as far as it tells of the target's health."""
-
-    OK = "ok"
-    """It answered properly, an error of the client's making included."""
-    CANCELLED = "cancelled"
-    """We ended it: says nothing about the target."""
-    CONNECT = "connect"
-    LOST = "lost"
-    """It ended the connection before the answer was whole."""
-    TIMEOUT = "timeout"
-    PROTOCOL = "protocol"
-    STATUS = "status"
-    """It answered 500 or above."""
-
-
-@dataclass(slots=True)
-class Asker:
-    """All that routing and fairness look at of a request. `session`: what ties requests together, b'' for none.
-
-    `prefix`: a digest of the prompt's beginning, so that requests that share it can meet a warm cache; b'' when it is not known.
-    """
-
-    key_id: str = ""
-    session: bytes = b""
-    prefix: bytes = b""
-
-
-ANYBODY = Asker()
-
-
-class Reporter(Protocol):
-    """Who is told that a lane's counts changed."""
-
-    def touch(self, lane: "Lane", *, urgent: bool = False) -> None: ...
-
-    def emptied(self, target: "Target") -> None: ...
-
-
-class Target:
-    """One replica at its endpoint, with this gateway's requests on it."""
-
-    __slots__ = ("draining_epoch", "excluded_until", "in_flight", "replica_id", "upstream")
-
-    def __init__(self, replica_id: str, upstream: Upstream) -> None:
-        self.replica_id = replica_id
-        self.upstream = upstream
-        self.in_flight = 0
-        self.excluded_until = 0.0
-        self.draining_epoch: int | None = None
-        """The epoch of the drain under way, whose acknowledgement is due when nothing of ours is left here."""
-
-
-class Lane:
-    """One model in this gateway. `queued` and `in_flight` always return to zero: every change is paired in a `finally`."""
-
-    def __init__(self, name: str, config: ModelConfig, reporter: Reporter, clock: Clock) -> None:
-        self.name = name
-        self.config = config
-        self.known = True
-        """Whether the model is still offered."""
-        self.static = False
-        self.closing = False
-        """The gateway ends: nobody may wait any longer."""
-        self.upstream_model = name
-        self.capabilities: frozenset[Capability] = frozenset()
-        self.targets: list[Target] = []
-        self.replicas: tuple[Replica, ...] = ()
-        """All living replicas that hold or load this model."""
-        self.wake: Wake | None = None
-        self.queued = 0
-        self.in_flight = 0
-        self.waiting_since: dict[object, float] = {}
-        self.last_ended_at: float | None = None
-        self.wanted_until: float | None = None
-        self.loads: dict[Target, int] = {}
-        self.changed = asyncio.Event()
-        self._excluded = 0
-        self._reporter = reporter
-        self._clock = clock
-
-    @property
-    def awake(self) -> bool:
-        """Whether a target can be asked now (or as soon as those before have been answered)."""
-        return self._pick(ANYBODY) is not None
-
-    def seize(self, asker: Asker) -> Target | None:
-        """A target for one exchange, which counts from now on; None when none can be had at once. Pair with `release`."""
-        target = self._pick(asker)
-        if target is not None:
-            self.in_flight += 1
-            target.in_flight += 1
-            self.loads[target] = self.loads.get(target, 0) + 1
-            self._reporter.touch(self)
-        return target
-
-    def _pick(self, asker: Asker) -> Target | None:
-        """The less busy of two taken by chance; None when there is none."""
-        targets = self.targets
-        if self._excluded:
-            targets = self._admitted()
-        count = len(targets)
-        if count > 1:
-            one, other = targets if count == 2 else random.sample(targets, 2)
-            if one.in_flight == other.in_flight:
-                return one if random.random() < 0.5 else other
-            return one if one.in_flight < other.in_flight else other
-        return targets[0] if count else None
-
-    def _admitted(self) -> list[Target]:
-        now = self._clock.monotonic()
-        admitted = [target for target in self.targets if target.excluded_until <= now]
-        self._excluded = len(self.targets) - len(admitted)
-        return admitted
-
-    def exclude(self, target: Target) -> None:
-        """Send nothing to `target` for a while."""
-        target.excluded_until = self._clock.monotonic() + EXCLUDED
-        self._excluded += 1
-
-    def readmission(self) -> float | None:
-        """Seconds until the first excluded target may be tried again; None when none is excluded."""
-        now = self._clock.monotonic()
-        left = [target.excluded_until - now for target in self.targets if target.excluded_until > now]
-        return min(left) if left else None
-
-    def release(self, target: Target, outcome: Outcome) -> None:
-        """The exchange on `target` is over."""
-        if outcome in {Outcome.CONNECT, Outcome.LOST}:
-            self.exclude(target)
-        self.in_flight -= 1
-        target.in_flight -= 1
-        left = self.loads[target] - 1
-        if left:
-            self.loads[target] = left
-        else:
-            del self.loads[target]
-        self.last_ended_at = self._clock.time()
-        self._reporter.touch(self)
-        if target.draining_epoch is not None and not target.in_flight:
-            self._reporter.emptied(target)
-
-    def enter(self, token: object) -> None:
-        """A request begins to wait. Pair with `leave`."""
-        self.queued += 1
-        self.waiting_since[token] = self._clock.time()
-        self._reporter.touch(self, urgent=self.queued == 1)
-
-    def leave(self, token: object) -> None:
-        """It waits no longer."""
-        self.queued -= 1
-        del self.waiting_since[token]
-        self._reporter.touch(self)
-
-    def want(self, until: float) -> None:
-        """Somebody was served by another model and would rather have had this one: wake it, until then (Unix seconds) at the latest."""
-        fresh = self.wanted_until is None
-        self.wanted_until = max(until, self.wanted_until or 0.0)
-        if fresh:
-            self._reporter.touch(self, urgent=True)
-
-    @property
-    def oldest_queued_at(self) -> float | None:
-        """When the request that waits longest began to (Unix seconds)."""
-        return next(iter(self.waiting_since.values()), None)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self.queued and not self.in_flight
-
-    def update(self, *, targets: list[Target], replicas: tuple[Replica, ...], wake: Wake | None) -> None:
-        """What the view says now; wakes everybody who waits when it matters to them."""
-        if self.wanted_until is not None and targets:
-            self.wanted_until = None  # it is awake: from here its idle time counts
-            self._reporter.touch(self)
-        same = targets == self.targets and replicas == self.replicas and wake == self.wake
-        self.targets, self.replicas, self.wake = targets, replicas, wake
-        if not same:
-            self.notify()
-
-    def notify(self) -> None:
-        """Let everybody who waits look again."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+_PER_SLOT = 4
+"""Requests that the embedded engine gets for each answer that it writes at a time: enough that it never waits for the next one."""
 
 
 class Lanes:
@@ -225,19 +38,34 @@ class Lanes:
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
         self._targets: dict[str, Target] = {}
-        self.on_draining: Callable[[Target], None] | None = None
+        self._aliases: dict[str, str] = {}
+        self.on_opened: Callable[[Lane, Target], None] | None = None
+        """Called when an endpoint's circuit opens, with the lane whose request failed last."""
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
 
     def find(self, model: str) -> Lane | None:
-        """The lane of a model that is offered."""
+        """The lane of a model that is offered, by its name or one of its aliases."""
         lane = self._lanes.get(model)
+        if lane is None and model in self._aliases:
+            lane = self._lanes.get(self._aliases[model])
+        if lane is None and model.endswith(_LATEST):  # how Ollama's programs call a model without a tag
+            return self.find(model.removesuffix(_LATEST))
         return lane if lane is not None and lane.known else None
 
     def names(self) -> list[str]:
         """The models that are offered."""
         return [name for name, lane in self._lanes.items() if lane.known]
+
+    def aliases(self) -> dict[str, str]:
+        """Further names, each with the model that it means."""
+        return dict(self._aliases)
+
+    def reports(self) -> dict[str, Report]:
+        """The state of every endpoint's circuit, by replica."""
+        now, wall = self._clock.monotonic(), self._clock.time()
+        return {target.replica_id: target.breaker.report(now, wall) for target in self._targets.values()}
 
     def targets(self) -> list[Target]:
         """Every target that may have requests on it."""
@@ -256,6 +84,9 @@ class Lanes:
             if target is None:
                 continue
             living[replica.id] = target
+            target.lanes = []
+            if replica.state is ReplicaState.READY and replica.since != target.ready_since:
+                self._became_ready(target, replica)
             target.draining_epoch = replica.epoch if replica.state is ReplicaState.DRAINING else None
             if replica.state is ReplicaState.READY:
                 for model in replica.models:
@@ -268,6 +99,9 @@ class Lanes:
         self._targets = living
         self._upstreams.keep({target.upstream.endpoint for target in living.values()})
         self._follow_models(snapshot.models)
+        for name, lane in self._lanes.items():
+            for target in ready.get(name, ()):
+                target.lanes.append(lane)
         for name, lane in self._lanes.items():
             lane.update(
                 targets=ready.get(name, []) if lane.known else [],
@@ -285,10 +119,19 @@ class Lanes:
         if known is not None and known.upstream.endpoint == replica.endpoint:
             return known
         try:
-            return Target(replica.id, self._upstreams.of(replica.endpoint))
+            upstream = self._upstreams.of(replica.endpoint)
         except ValueError as error:
             _log.error("a replica's endpoint cannot be used", replica=replica.id, error=str(error))
             return None
+        return Target(replica.id, upstream, Breaker(self._config.breaker, self._clock.monotonic()))
+
+    def _became_ready(self, target: Target, replica: Replica) -> None:
+        """It is fresh, or well again: the keeper's health check found it so."""
+        now = self._clock.monotonic()
+        target.ready_since = replica.since
+        target.fresh_at = now - max(0.0, self._clock.time() - replica.since)
+        target.breaker.healthy(now)
+        target.blocked_until = min(target.blocked_until, now)
 
     def _follow_models(self, models: Mapping[str, ModelConfig]) -> None:
         if self.reporter is None:
@@ -296,12 +139,16 @@ class Lanes:
         for name, config in models.items():
             lane = self._lanes.get(name)
             if lane is None:
-                lane = self._lanes[name] = Lane(name, config, self.reporter, self._clock)
+                lane = self._lanes[name] = Lane(name, config, self._config.routing, self.reporter, self._clock)
+                lane.on_opened = self._opened
             engine = self._engines.get(config.engine)
             lane.known, lane.config = True, config
-            lane.static = self._config.pools[config.pool].kind == "static"
+            lane.static = not self._config.pools[config.pool].elastic
             lane.upstream_model = engine.upstream_model(name, config) if engine else name
             lane.capabilities = engine.capabilities(config) if engine else frozenset()
+            lane.fallbacks = tuple(config.fallback)
+            lane.places = config.max_parallel or self._most(config)
+        self._aliases = {alias: name for name, config in models.items() for alias in config.aliases}
         for name in [name for name in self._lanes if name not in models]:
             lane = self._lanes[name]
             lane.known = False
@@ -309,3 +156,11 @@ class Lanes:
                 del self._lanes[name]
             else:
                 lane.notify()
+
+    def _most(self, config: ModelConfig) -> int:
+        """Requests that one replica of a model gets at a time when the model does not say it."""
+        return _PER_SLOT * config.slots if config.engine == "llamacpp" else self._config.gateway.max_upstream_connections
+
+    def _opened(self, lane: Lane, target: Target) -> None:
+        if self.on_opened is not None:
+            self.on_opened(lane, target)

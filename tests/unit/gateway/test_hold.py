@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from lamplighter.config import GatewayConfig, ModelConfig
+from lamplighter.config.routing import BreakerConfig, RoutingConfig
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.gateway import hold
+from lamplighter.gateway.breaker import Breaker, Outcome
 from lamplighter.gateway.connection import Limits
-from lamplighter.gateway.routing import ANYBODY, EXCLUDED, Lane, Outcome, Target
+from lamplighter.gateway.lane import ANYBODY, EXCLUDED, Lane, Target
 from lamplighter.gateway.upstream import Upstream
 from lamplighter.store.wakes import Stage, Wake
 from lamplighter.testing.clock import VirtualClock
@@ -43,11 +45,20 @@ async def clock() -> VirtualClock:
 
 @pytest.fixture
 def lane(clock: VirtualClock) -> Lane:
-    return Lane("big", ModelConfig.model_validate({"engine": "fake", "pool": "cloud"}), Noted(), clock)
+    lane = Lane(
+        "big",
+        ModelConfig.model_validate({"engine": "fake", "pool": "cloud"}),
+        RoutingConfig.model_validate({}),
+        Noted(),
+        clock,
+    )
+    lane.places = 1024
+    return lane
 
 
 def target(clock: VirtualClock, name: str = "rep_1") -> Target:
-    return Target(name, Upstream(Endpoint("http://127.0.0.1:1"), Limits(), clock))
+    breaker = Breaker(BreakerConfig.model_validate({}), clock.monotonic())
+    return Target(name, Upstream(Endpoint("http://127.0.0.1:1"), Limits(), clock), breaker)
 
 
 def waking(clock: VirtualClock, **more: Any) -> Wake:
@@ -164,7 +175,8 @@ async def test_a_target_that_refused_is_tried_again(clock: VirtualClock, lane: L
     """After one refused connection a replica would stay unused for ever."""
     one = target(clock)
     set_view(lane, one)
-    lane.exclude(one)
+    assert lane.seize(ANYBODY) is one
+    lane.release(one, Outcome.CONNECT)
     assert not lane.awake
     waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=0, limit=55, on_beat=None))
     await clock.advance(EXCLUDED / 2)
