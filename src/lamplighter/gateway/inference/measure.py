@@ -79,11 +79,8 @@ def _count(fields: Fields, name: str) -> int:
 
 
 def _weight(raw: msgspec.Raw) -> int:
-    view = memoryview(raw)
-    if len(view) < 64:
-        return len(view)
-    data = bytes(view)
-    if not any(sign in data for sign in _MEDIA_SIGNS):
+    data = bytes(raw)
+    if b'"type"' not in data or not any(sign in data for sign in _MEDIA_SIGNS):  # text alone, as nearly always
         return len(data)
     try:
         return _walk(msgspec.json.decode(data))

@@ -4,6 +4,7 @@ from typing import Any
 
 from lamplighter.core.errors import RequestError
 from lamplighter.core.states import ReplicaState, pool_state
+from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.inference.dispatch import unknown_model
 from lamplighter.gateway.routing import Lanes
 from lamplighter.gateway.view import Snapshot
@@ -11,17 +12,18 @@ from lamplighter.gateway.view import Snapshot
 PREFIX = "/v1/models/"
 
 
-def listing(lanes: Lanes, snapshot: Snapshot, created: int) -> dict[str, Any]:
-    """All models, in OpenAI's shape with what else we know of them. `created`: Unix seconds."""
-    return {"object": "list", "data": [_model(name, snapshot, created) for name in lanes.names()]}
+def listing(lanes: Lanes, snapshot: Snapshot, created: int, identity: Identity) -> dict[str, Any]:
+    """All models that `identity` may use, in OpenAI's shape with what else we know of them. `created`: Unix seconds."""
+    return {"object": "list", "data": [_model(name, snapshot, created) for name in lanes.names() if identity.may_use(name)]}
 
 
-def one(path: str, lanes: Lanes, snapshot: Snapshot, created: int) -> dict[str, Any]:
+def one(path: str, lanes: Lanes, snapshot: Snapshot, created: int, identity: Identity) -> dict[str, Any]:
     """The model at the decoded `path` (`/v1/models/{id}`, the id may hold slashes). Raises RequestError 404."""
     name = path[len(PREFIX) :]
-    if lanes.find(name) is None:
-        raise unknown_model(name, lanes.names())
-    return _model(name, snapshot, created)
+    lane = lanes.find(name)
+    if lane is None or not identity.may_use(lane.name):
+        raise unknown_model(name, [name for name in lanes.names() if identity.may_use(name)])
+    return _model(lane.name, snapshot, created)
 
 
 def check_method(method: str, *allowed: str) -> None:

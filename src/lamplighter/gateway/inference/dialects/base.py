@@ -8,13 +8,17 @@ from lamplighter.gateway.sse import Usage
 
 
 class StreamReader(Protocol):
-    """Takes an engine's stream as it arrives and gives what may go to the client: whole events only. One for each stream.
+    """Takes an engine's stream as it arrives and gives what may go to the client: whole events only. One for each stream."""
 
-    `usage`: tokens, once the engine told them. `events`: how many pieces of the answer went by, for estimates when it never tells.
-    """
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens, once the engine told them."""
+        ...
 
-    usage: Usage | None
-    events: int
+    @property
+    def events(self) -> int:
+        """How many pieces of the answer went by, for estimates when the engine never tells."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """What may go on now, possibly nothing. Raises sse.EventTooLarge."""
