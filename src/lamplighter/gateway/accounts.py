@@ -124,7 +124,7 @@ class Accounts:
         first = record.first_at
         self._written += 1
         return Entry(
-            f"{self._gateway_id}-{self._written}",
+            f"{self._gateway_id}-{self._written:010}",  # in order: an index is quickest at its end
             since + ended,
             record.request_id,
             self._gateway_id,

@@ -290,7 +290,6 @@ usage = Table(
     Column("retries", Integer, nullable=False),
     Column("cost_micros", BigInteger),  # millionths of the installation's currency; null: no price is known
     Index("ix_usage_at", "at"),
-    Index("ix_usage_principal_id_at", "principal_id", "at"),
 )
 
 usage_days = Table(

@@ -78,7 +78,7 @@ async def test_an_account_says_what_happened(store: Store, clock: VirtualClock) 
     assert await accounts.flush()
     [entry] = await usage.recent(store, limit=10)
     assert entry == Entry(
-        id="gtw_1-1", at=clock.time() - 50, request_id="req_1", gateway_id="gtw_1", key_id="key_1", principal_id="prn_1",
+        id="gtw_1-0000000001", at=clock.time() - 50, request_id="req_1", gateway_id="gtw_1", key_id="key_1", principal_id="prn_1",
         route="chat", model="big", asked="huge", replica_id="rep_1", status=200, outcome="ok", prompt_tokens=3,
         completion_tokens=5, estimated=False, seconds=7.0, ttft=5.0, itl=0.5, queue_seconds=1.0, wake_seconds=3.0,
         engine_seconds=3.0, retries=1, cost_micros=500,

@@ -44,7 +44,6 @@ def _accounts() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_usage")),
     )
     op.create_index(op.f("ix_usage_at"), "usage", ["at"], unique=False)
-    op.create_index(op.f("ix_usage_principal_id_at"), "usage", ["principal_id", "at"], unique=False)
     op.create_table(
         "usage_days",
         sa.Column("day", sa.String(length=10), nullable=False),
