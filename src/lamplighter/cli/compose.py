@@ -132,6 +132,11 @@ class Installation:
         """The gateway's ASGI application."""
         return self._gateway.asgi
 
+    @property
+    def admin_asgi(self) -> Callable[..., Any]:
+        """The same for the admin port."""
+        return self._gateway.admin_asgi
+
     async def first_keys(self, preset: str | None) -> str | None:
         """Make sure that an admin key and the command line's own exist; the key to show now, if one was made. Raises ConfigError."""
         made = await principals.ensure_first_key(self._store, preset=preset)

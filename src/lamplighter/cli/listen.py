@@ -54,13 +54,14 @@ def _refused(host: str, port: int, error: OSError) -> AlreadyRunning | ConfigErr
     return ConfigError(f"cannot listen on {host}, port {port}: {error.strerror}", where="server.host")
 
 
-def local_url(listener: socket.socket) -> str:
+def local_url(listener: socket.socket, *, tls: bool = False) -> str:
     """The URL by which programs of this machine reach the listener."""
     host, port = listener.getsockname()[:2]
+    scheme = "https" if tls else "http"
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.is_unspecified:
-        return f"http://127.0.0.1:{port}"
-    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
+        return f"{scheme}://127.0.0.1:{port}"
+    return f"{scheme}://[{host}]:{port}" if address.version == 6 else f"{scheme}://{host}:{port}"
 
 
 def is_public(listener: socket.socket) -> bool:

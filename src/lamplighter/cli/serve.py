@@ -54,13 +54,17 @@ def serve(plan: Plan) -> None:
     """Serve until a signal asks to end. Raises LamplighterError when it cannot start; a second signal ends the process at once."""
     check(plan.config)
     plan.folder.prepare()
-    with plan.folder.lock(), contextlib.closing(listen(plan.host, plan.port)) as listener:
+    admin = plan.config.server.admin
+    with contextlib.ExitStack() as held:
+        held.enter_context(plan.folder.lock())
+        listener = held.enter_context(contextlib.closing(listen(plan.host, plan.port)))
+        second = held.enter_context(contextlib.closing(listen(admin.host, admin.port))) if admin is not None else None
         from lamplighter.cli import running  # late, because it takes a second: who is refused shall not wait for it
         from lamplighter.observability import logging
 
         logging.configure(format=plan.config.log.format, level=plan.config.log.level)
         _allow_many_files()
-        running.run(plan, listener)
+        running.run(plan, listener, second)
 
 
 def _allow_many_files() -> None:

@@ -3,8 +3,10 @@
 Not responsible for showing anything, nor for `/v1`: answers stream through `open_stream`, and what they mean is the caller's business.
 """
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
@@ -32,13 +34,23 @@ class Refused(LamplighterError):
         self.retry_after = retry_after
 
 
+_PEM_END = "-----END CERTIFICATE-----"
 _START = "Start it with `lamplighter up`."
 
 
 class Client:
     """One server, one key. Use as a context manager."""
 
-    def __init__(self, url: str, key: str, *, timeout: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+        certificate: str | None = None,
+    ) -> None:
+        """`certificate`: PEM file; the server must show the first certificate in it, whatever name that is for."""
         self.url = url.rstrip("/").removesuffix("/v1")
         # A local server is never behind the proxy that the environment may name for everything else.
         try:
@@ -54,6 +66,7 @@ class Client:
             timeout=httpx.Timeout(timeout, connect=5.0),
             trust_env=not local,
             transport=transport,
+            verify=_pinned(certificate) if certificate is not None else True,
         )
 
     @classmethod
@@ -67,7 +80,7 @@ class Client:
                 f"the command line has no key for {info.url}: {folder.cli_key} is missing or cannot be read",
                 next_step="Restart `lamplighter up`, which writes it, or give --key.",
             )
-        return cls(info.url, key)
+        return cls(info.admin_url or info.url, key, certificate=info.certificate)
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +139,22 @@ class Client:
 
     def _stranger(self) -> Refused:
         return Refused(f"what answers at {self.url} is not Lamplighter", status=0, next_step="Check --url.")
+
+
+def _pinned(certificate: str) -> ssl.SSLContext:
+    """Trusts exactly the server's own certificate: it is for a public name, and we ask at a local address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the authority that signed it need not be known
+    try:
+        first, end, _ = Path(certificate).read_text(encoding="ascii").partition(_PEM_END)
+        # Not the rest of the chain: whoever has a certificate of the same authority would pass too.
+        context.load_verify_locations(cadata=first + end)
+    except (OSError, ValueError) as error:
+        raise NotRunning(
+            f"the certificate of the server, {certificate}, cannot be read: {error}", next_step="Check server.tls.certificate."
+        ) from error
+    return context
 
 
 def _no_url(text: str) -> LamplighterError:

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -25,12 +25,18 @@ class DataFolderError(LamplighterError):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Where a running `lamplighter up` of this folder listens. `started_at`: Unix seconds."""
+    """Where a running `lamplighter up` of this folder listens. `started_at`: Unix seconds.
+
+    `admin_url`: its admin port, when that is another one. `certificate`: PEM file that begins with the certificate it shows, when it speaks
+    HTTPS itself.
+    """
 
     url: str
     pid: int
     started_at: float
     version: str
+    admin_url: str | None = None
+    certificate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,14 @@ class DataFolder:
         """Who serves this folder, as it was last written; None when nobody says so. That process may have died since."""
         try:
             raw = json.loads(self.server.read_text(encoding="utf-8"))
-            return ServerInfo(str(raw["url"]), int(raw["pid"]), float(raw["started_at"]), str(raw.get("version", "")))
+            return ServerInfo(
+                str(raw["url"]),
+                int(raw["pid"]),
+                float(raw["started_at"]),
+                str(raw.get("version", "")),
+                admin_url=raw.get("admin_url"),
+                certificate=raw.get("certificate"),
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -117,7 +130,7 @@ class DataFolder:
         """Say who serves this folder. Raises DataFolderError."""
         self.write_private(
             self.server,
-            json.dumps({"url": info.url, "pid": info.pid, "started_at": info.started_at, "version": info.version}) + "\n",
+            json.dumps(asdict(info)) + "\n",
         )
 
     def forget_server(self) -> None:
