@@ -112,9 +112,9 @@ class Postgres:
         """The URL of a database of this server."""
         return f"postgresql://{USER}@/{database}?host={quote(str(self.root))}"
 
-    def create(self, database: str) -> str:
-        """A new, empty database; its URL."""
-        self.query(f'CREATE DATABASE "{database}"')
+    def create(self, database: str, *, template: str = "template1") -> str:
+        """A new database, empty or a copy of `template`; its URL."""
+        self.query(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
         return self.url(database)
 
     def drop(self, database: str) -> None:

@@ -13,10 +13,11 @@ from lamplighter.config import engines as engine_rules
 from lamplighter.config import routing as routing_rules
 from lamplighter.config.admission import HourPrice, Limits, LimitsConfig, RedisConfig, TokenPrice, one_currency
 from lamplighter.config.engines import CapabilityName
-from lamplighter.config.schedule import HoursText
 from lamplighter.config.routing import BreakerConfig, RoutingConfig
+from lamplighter.config.schedule import HoursText
 from lamplighter.config.section import Section
 from lamplighter.config.security import AdminConfig, CorsConfig, HostName, Network, TlsConfig
+from lamplighter.config.store import StoreConfig
 from lamplighter.config.types import Bytes, Delay, Span, SpanOrNever
 from lamplighter.core.units import Duration, Money, Size
 
@@ -45,6 +46,14 @@ class ServerConfig(Section):
         False, description="Let anybody who can reach the port read `/metrics`. On loopback no key is ever needed for it."
     )
     shutdown_grace: Span = Field(Duration(30), description="How long running answers may go on after SIGTERM.")
+    shutdown_delay: Delay = Field(
+        Duration(0),
+        description="How long new requests are still taken after SIGTERM, while `/ready` already answers 503 and every answer closes its connection: "
+        "the time that a load balancer needs to notice. 0 without one.",
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="Gateway processes that share the port, for more than one core; needs PostgreSQL (`store.url`)."
+    )
     cors: CorsConfig = Field(
         default_factory=lambda: CorsConfig.model_validate({}),
         description="Which web pages of other origins may call the gateway.",
@@ -360,6 +369,9 @@ class Config(Section):
     breaker: BreakerConfig = Field(
         default_factory=lambda: BreakerConfig.model_validate({}),
         description="The circuit breaker of each endpoint: one that fails is not asked for a while, and clients are told at once.",
+    )
+    store: StoreConfig = Field(
+        default_factory=lambda: StoreConfig.model_validate({}), description="Where what must be remembered is kept."
     )
     log: LogConfig = Field(default_factory=lambda: LogConfig.model_validate({}), description="Logging.")
     accounts: AccountsConfig = Field(

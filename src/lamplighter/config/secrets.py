@@ -29,6 +29,12 @@ def check(config: Config) -> None:
             resolve(config.redis.url, where="redis.url")
         except ConfigError as error:
             problems.append(error)
+    for where, reference in (("store.url", config.store.url), ("store.listen_url", config.store.listen_url)):
+        try:
+            if reference is not None:
+                resolve(reference, where=where)
+        except ConfigError as error:
+            problems.append(error)
     if problems:
         raise ConfigError(
             "\n".join(f"{problem.where}: {problem.message}" for problem in problems),

@@ -2,7 +2,7 @@
 
 LamplighterError
 ├── ConfigError                 the file, a setting, a secret's reference
-├── StoreError                  StoreUnavailable, StoreFull, StoreTooNew, IllegalTransition, StaleTerm
+├── StoreError                  StoreUnavailable, StoreBusy, StoreFull, StoreTooNew, IllegalTransition, StaleTerm
 ├── AlreadyRunning              another process owns the data folder or the port
 ├── SourceError                 a model's file: carries a WakeFailure
 ├── ProviderError               capacity
@@ -54,6 +54,12 @@ class StoreUnavailable(StoreError):
     """It cannot be opened, read or written."""
 
     code = "store_unavailable"
+
+
+class StoreBusy(StoreError):
+    """Others were writing the same, or it took too long; nothing was changed, and trying again makes sense."""
+
+    code = "store_busy"
 
 
 class StoreFull(StoreError):

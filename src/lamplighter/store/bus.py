@@ -30,6 +30,8 @@ class Topic(StrEnum):
     """Payload: `principal_id chat_id`."""
     GENERATIONS = "generations"
     """New events of a generation. Payload: generation id."""
+    CANCELS = "cancels"
+    """Somebody asked to stop a generation that another gateway writes. Payload: generation id."""
 
 
 Message = tuple[Topic, str]

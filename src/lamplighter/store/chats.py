@@ -135,7 +135,7 @@ async def change(
     Raises ChatNotFound.
     """
     async with store.write() as connection:
-        await find(connection, principal_id, chat_id)
+        await find(connection, principal_id, chat_id, lock=True)
         new: dict[str, str | None] = {name: values[name] for name in ("title", "model", "system") if name in values}
         if active is not None:
             new["leaf_id"] = await _newest_leaf(connection, chat_id, active)
@@ -149,7 +149,7 @@ async def change(
 async def remove(store: Store, principal_id: str, chat_id: str) -> list[str]:
     """Delete a chat with everything in it; the ids of the generations that were running in it. Raises ChatNotFound."""
     async with store.write() as connection:
-        chat = await find(connection, principal_id, chat_id)
+        chat = await find(connection, principal_id, chat_id, lock=True)
         running = await connection.scalars(
             select(generations.c.id).where((generations.c.chat_id == chat_id) & (generations.c.status == RUNNING))
         )
@@ -169,9 +169,11 @@ def announce(store: Store, chat: Chat) -> None:
 # -- pieces for transactions of this package
 
 
-async def find(connection: AsyncConnection, principal_id: str, chat_id: str) -> Chat:
-    """One chat, inside a transaction. Raises ChatNotFound."""
+async def find(connection: AsyncConnection, principal_id: str, chat_id: str, *, lock: bool = False) -> Chat:
+    """One chat, inside a transaction; `lock`: nobody else changes or deletes it until that ends. Raises ChatNotFound."""
     query = select(chats).where((chats.c.id == chat_id) & (chats.c.principal_id == principal_id))
+    if lock:
+        query = query.with_for_update()
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise ChatNotFound

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import case, delete, insert, select, update
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from lamplighter.store.bus import Topic
+from lamplighter.store.sql import exclusive, upsert
 from lamplighter.store.store import Store
 from lamplighter.store.tables import demand, gateways, orders, wakes
 
@@ -59,7 +60,7 @@ async def report(store: Store, gateway_id: str, rows: Sequence[GatewayDemand], *
     now = store.clock.time()
     async with store.write() as connection:
         await _beat(connection, gateway_id, now)
-        for row in rows:
+        for row in sorted(rows, key=lambda row: row.model):  # in one order, so that no two writers wait for each other
             values = {
                 "queued": row.queued,
                 "in_flight": row.in_flight,
@@ -69,9 +70,7 @@ async def report(store: Store, gateway_id: str, rows: Sequence[GatewayDemand], *
                 "loads": dict(row.loads),
                 "heartbeat_at": now,
             }
-            where = (demand.c.gateway_id == gateway_id) & (demand.c.model == row.model)
-            if (await connection.execute(update(demand).where(where).values(**values))).rowcount == 0:
-                await connection.execute(insert(demand).values(gateway_id=gateway_id, model=row.model, **values))
+            await upsert(connection, demand, {"gateway_id": gateway_id, "model": row.model}, values)
     for model in wake:
         store.bus.publish(Topic.DEMAND, model)
 
@@ -107,8 +106,7 @@ async def bury(store: Store) -> None:
 
 
 async def _beat(connection: AsyncConnection, gateway_id: str, now: float) -> None:
-    if (await connection.execute(update(gateways).where(gateways.c.id == gateway_id).values(heartbeat_at=now))).rowcount == 0:
-        await connection.execute(insert(gateways).values(id=gateway_id, started_at=now, heartbeat_at=now))
+    await upsert(connection, gateways, {"id": gateway_id}, {"heartbeat_at": now}, new={"started_at": now})
 
 
 async def totals(store: Store) -> dict[str, Demand]:
@@ -153,13 +151,11 @@ async def order_wake(store: Store, model: str, *, until: float) -> None:
     so is the pause after a failed wake.
     """
     async with store.write() as connection:
+        await exclusive(connection, f"orders {model}")
         later = case((orders.c.wanted_until > until, orders.c.wanted_until), else_=until)
-        if (
-            await connection.execute(
-                update(orders).where(orders.c.model == model).values(wanted_until=later, sleep_asked_at=None)
-            )
-        ).rowcount == 0:
-            await connection.execute(insert(orders).values(model=model, wanted_until=until))
+        written = update(orders).where(orders.c.model == model).values(wanted_until=later, sleep_asked_at=None)
+        if (await connection.execute(written)).rowcount == 0:
+            await upsert(connection, orders, {"model": model}, {"wanted_until": until, "sleep_asked_at": None})
         await connection.execute(
             update(wakes).where((wakes.c.model == model) & (wakes.c.outcome == "failed")).values(retry_at=None)
         )
@@ -173,10 +169,8 @@ async def order_sleep(store: Store, model: str) -> None:
     """
     now = store.clock.time()
     async with store.write() as connection:
-        if (
-            await connection.execute(update(orders).where(orders.c.model == model).values(wanted_until=None, sleep_asked_at=now))
-        ).rowcount == 0:
-            await connection.execute(insert(orders).values(model=model, sleep_asked_at=now))
+        await exclusive(connection, f"orders {model}")
+        await upsert(connection, orders, {"model": model}, {"wanted_until": None, "sleep_asked_at": now})
         await connection.execute(update(demand).where(demand.c.model == model).values(wanted_until=None))
     store.bus.publish(Topic.DEMAND, model)
 

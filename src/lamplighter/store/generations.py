@@ -17,6 +17,7 @@ from lamplighter.store import chats
 from lamplighter.store.bus import Topic
 from lamplighter.store.chats import RUNNING, Chat, ChatNotFound, Message
 from lamplighter.store.demand import GATEWAY_TTL
+from lamplighter.store.sql import exclusive
 from lamplighter.store.store import Store
 from lamplighter.store.tables import chats as chat_rows
 from lamplighter.store.tables import gateways, generation_events, generations, messages
@@ -103,6 +104,8 @@ async def begin(
     """
     now = store.clock.time()
     async with store.write() as connection:
+        # The same question may arrive at two gateways at the same time; so may two that hang on the same answer.
+        await exclusive(connection, f"generation {principal_id} {client_request_id}")
         if (old := await _known(connection, principal_id, client_request_id)) is not None:
             return await _begun(connection, old, fresh=False)
         user_id: str | None = None
@@ -124,7 +127,7 @@ async def begin(
             )
             parent_id: str | None = user_id
         else:
-            chat_id = (await chats.find(connection, principal_id, what.chat_id)).id
+            chat_id = (await chats.find(connection, principal_id, what.chat_id, lock=True)).id
             answer = await chats.message_in(connection, chat_id, what.message_id)
             if answer.role != "assistant":
                 raise RequestError("Only an answer can be written again or continued.", code="not_an_answer", param="message_id")
@@ -185,12 +188,37 @@ async def of_message(store: Store, message_id: str) -> Generation | None:
     return _generation(row) if row else None
 
 
+async def events_after(store: Store, generation_id: str, seq: int) -> tuple[str | None, list[Event]]:
+    """How a generation stands (None: it is gone) and its events after `seq`, for who follows the writing of another gateway."""
+    async with store.read() as connection:
+        status = await connection.scalar(select(generations.c.status).where(generations.c.id == generation_id))
+        return status, await _log(connection, generation_id, after=seq)
+
+
+async def ask_cancel(store: Store, generation_id: str) -> None:
+    """Ask the gateway that writes this answer to stop. It does so within a second or two; nothing happens when it has ended."""
+    async with store.write() as connection:
+        running = (generations.c.id == generation_id) & (generations.c.status == RUNNING)
+        await connection.execute(update(generations).where(running).values(cancel_asked_at=store.clock.time()))
+    store.bus.publish(Topic.CANCELS, generation_id)
+
+
+async def to_stop(store: Store, ids: Sequence[str]) -> set[str]:
+    """Those of `ids` that somebody asked to stop, or that ended or were deleted meanwhile: whoever still writes them must not."""
+    if not ids:
+        return set()
+    running = generations.c.id.in_(list(ids)) & (generations.c.status == RUNNING) & generations.c.cancel_asked_at.is_(None)
+    async with store.read() as connection:
+        return set(ids) - set(await connection.scalars(select(generations.c.id).where(running)))
+
+
 async def append(store: Store, batches: Mapping[str, Sequence[Event]]) -> set[str]:
     """Write new events of several generations in one transaction. Returns the ids of those that ended or were deleted meanwhile."""
     async with store.write() as connection:
         # What was finished meanwhile is compacted already: a late batch would stay behind for ever.
         running = generations.c.id.in_(list(batches)) & (generations.c.status == RUNNING)
-        alive = set(await connection.scalars(select(generations.c.id).where(running)))
+        query = select(generations.c.id).where(running).order_by(generations.c.id).with_for_update(read=True)
+        alive = set(await connection.scalars(query))
         rows = [
             {"generation_id": generation_id, "seq": event.seq, "kind": event.kind, "data": dict(event.data)}
             for generation_id, events in batches.items()
@@ -246,28 +274,30 @@ async def interrupt_orphans(store: Store, gateway_id: str, *, alone: bool) -> li
     its heartbeat is. Returns the ids of the generations.
     """
     now = store.clock.time()
-    ended, touched = [], []
-    async with store.write() as connection:
-        query = select(generations).where((generations.c.status == RUNNING) & (generations.c.gateway_id != gateway_id))
-        if not alone:
-            alive = select(gateways.c.id).where(gateways.c.heartbeat_at > now - GATEWAY_TTL)
-            query = query.where(generations.c.gateway_id.not_in(alive))
-        for row in list(await connection.execute(query)):
-            log = await _log(connection, row.id)
+    query = select(generations.c.id).where((generations.c.status == RUNNING) & (generations.c.gateway_id != gateway_id))
+    if not alone:
+        alive = select(gateways.c.id).where(gateways.c.heartbeat_at > now - GATEWAY_TTL)
+        query = query.where(generations.c.gateway_id.not_in(alive))
+    async with store.read() as connection:
+        orphans = [str(one) for one in await connection.scalars(query.order_by(generations.c.id))]
+    ended = []
+    for generation_id in orphans:
+        async with store.write() as connection:  # one by one: other gateways find the same ones
+            row = await _locked(connection, generation_id)
+            if row is None or row.status != RUNNING:
+                continue
+            log = await _log(connection, generation_id)
             seq = (log[-1].seq if log else 0) + UNSEEN
             kept = await connection.scalar(select(messages.c.content).where(messages.c.id == row.message_id))
             # The log begins with the kept text of a continued answer; before its first event there is only the message.
             text = text_of(log) if any(event.kind == "delta" for event in log) else str(kept or "")
             usage = next((event.data for event in reversed(log) if event.kind == "usage"), None)
             found = await _finish(
-                connection, now, row.id, status="interrupted", content=text, model=None, seq=seq, usage=usage, error=None
+                connection, now, generation_id, status="interrupted", content=text, model=None, seq=seq, usage=usage, error=None
             )
-            ended.append(str(row.id))
-            if found is not None:
-                touched.append(found[0])
-    for chat in touched:
-        chats.announce(store, chat)
-    for generation_id in ended:
+        ended.append(generation_id)
+        if found is not None:
+            chats.announce(store, found[0])
         store.bus.publish(Topic.GENERATIONS, generation_id)
     return ended
 
@@ -282,7 +312,7 @@ def text_of(log: Sequence[Event]) -> str:
 
 async def _chat_for(connection: AsyncConnection, principal_id: str, what: Ask, model: str, now: float) -> str:
     if what.chat_id is not None:
-        return (await chats.find(connection, principal_id, what.chat_id)).id
+        return (await chats.find(connection, principal_id, what.chat_id, lock=True)).id
     if what.parent_id is not None:
         raise RequestError("A new chat's first question follows nothing.", code="bad_parent", param="parent_id")
     identity = new_id("cht")
@@ -345,7 +375,7 @@ async def _finish(
     usage: Mapping[str, Any] | None,
     error: Mapping[str, Any] | None,
 ) -> tuple[Chat, Message] | None:
-    row = (await connection.execute(select(generations).where(generations.c.id == generation_id))).one_or_none()
+    row = await _locked(connection, generation_id)
     if row is None:
         return None
     if row.status == RUNNING:
@@ -365,8 +395,17 @@ async def _finish(
     return chat, (await chats.completed(connection, row.chat_id, [row.message_id]))[0]
 
 
-async def _log(connection: AsyncConnection, generation_id: str) -> list[Event]:
-    query = select(generation_events).where(generation_events.c.generation_id == generation_id).order_by(generation_events.c.seq)
+async def _locked(connection: AsyncConnection, generation_id: str) -> Row[Any] | None:
+    """A generation that nobody else changes until the transaction ends. Its chat comes first, as for who deletes that."""
+    chat_id = select(generations.c.chat_id).where(generations.c.id == generation_id).scalar_subquery()
+    await connection.execute(select(chat_rows.c.id).where(chat_rows.c.id == chat_id).with_for_update())
+    query = select(generations).where(generations.c.id == generation_id).with_for_update()
+    return (await connection.execute(query)).one_or_none()
+
+
+async def _log(connection: AsyncConnection, generation_id: str, *, after: int = 0) -> list[Event]:
+    mine = (generation_events.c.generation_id == generation_id) & (generation_events.c.seq > after)
+    query = select(generation_events).where(mine).order_by(generation_events.c.seq)
     return [Event(row.seq, row.kind, row.data) for row in await connection.execute(query)]
 
 

@@ -1,9 +1,10 @@
 """Leadership by numbered terms: whoever holds the lease `keeper` leads; every write of a keeper names its term."""
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from lamplighter.core.errors import StaleTerm
+from lamplighter.store.sql import insert_once
 from lamplighter.store.store import Store
 from lamplighter.store.tables import leases
 
@@ -19,10 +20,10 @@ async def acquire(store: Store, name: str, holder: str, *, ttl: float, force: bo
     """
     now = store.clock.time()
     async with store.write() as connection:
-        row = (await connection.execute(select(leases).where(leases.c.name == name))).one_or_none()
+        row = (await connection.execute(select(leases).where(leases.c.name == name).with_for_update())).one_or_none()
         if row is None:
-            await connection.execute(insert(leases).values(name=name, holder=holder, term=1, expires_at=now + ttl))
-            return 1
+            first = {"name": name, "holder": holder, "term": 1, "expires_at": now + ttl}
+            return 1 if await insert_once(connection, leases, first) else None
         if row.expires_at > now and row.holder != holder and not force:
             return None
         term = int(row.term) + 1
@@ -48,7 +49,10 @@ async def release(store: Store, name: str, *, term: int) -> None:
 
 
 async def check(connection: AsyncConnection, name: str, term: int) -> None:
-    """Inside a transaction: raise StaleTerm unless `term` is the lease's newest, so that a late result of an old leader changes nothing."""
-    leading = await connection.scalar(select(leases.c.term).where(leases.c.name == name))
+    """Inside a transaction: raise StaleTerm unless `term` is the lease's newest, so that a late result of an old leader changes nothing.
+
+    It stays the newest until the transaction ends: who wants to lead waits for that.
+    """
+    leading = await connection.scalar(select(leases.c.term).where(leases.c.name == name).with_for_update(read=True))
     if leading != term:
         raise StaleTerm(f"term {term} of {name} is over; term {leading} leads")

@@ -3,12 +3,13 @@
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 
 from lamplighter.config import Config, ModelConfig
 from lamplighter.config.model import Name
 from lamplighter.core.errors import ConfigError
 from lamplighter.store.bus import Topic
+from lamplighter.store.sql import upsert
 from lamplighter.store.store import Store
 from lamplighter.store.tables import models
 
@@ -40,8 +41,7 @@ async def add(store: Store, config: Config, name: str, definition: dict[str, Any
         )
     model = _checked(config, name, definition)
     async with store.write() as connection:
-        await connection.execute(delete(models).where(models.c.name == name))
-        await connection.execute(insert(models).values(name=name, definition=definition, created_at=store.clock.time()))
+        await upsert(connection, models, {"name": name}, {"definition": definition, "created_at": store.clock.time()})
     store.bus.publish(Topic.MODELS, name)
     return model
 

@@ -488,9 +488,11 @@ async def _owner(connection: AsyncConnection, store: Store) -> str:
 
 
 async def _principal(connection: AsyncConnection, store: Store, name: str) -> str:
-    found = await connection.scalar(
-        select(principals.c.id).where(principals.c.name == name).order_by(principals.c.created_at).limit(1)
-    )
+    query = select(principals.c.id).where(principals.c.name == name).order_by(principals.c.created_at).limit(1)
+    found = await connection.scalar(query)
+    if found is None:
+        await exclusive(connection, _DOORS)  # two gateways may meet the same new name
+        found = await connection.scalar(query)
     if found is not None:
         return str(found)
     identity = new_id("prn")

@@ -14,6 +14,7 @@ from lamplighter.core.states import ReplicaState, legal
 from lamplighter.store import leases
 from lamplighter.store.bus import Topic
 from lamplighter.store.leases import KEEPER
+from lamplighter.store.sql import upsert
 from lamplighter.store.store import Store
 from lamplighter.store.tables import drain_acks, events, gateways, replicas
 
@@ -104,7 +105,7 @@ async def advance(
     now = store.clock.time()
     async with store.write() as connection:
         await leases.check(connection, KEEPER, term)
-        row = (await connection.execute(select(replicas).where(replicas.c.id == replica_id))).one_or_none()
+        row = (await connection.execute(select(replicas).where(replicas.c.id == replica_id).with_for_update())).one_or_none()
         if row is None:
             raise IllegalTransition(f"there is no replica {replica_id}")
         current = ReplicaState(row.state)
@@ -178,9 +179,7 @@ async def history(store: Store, replica_id: str) -> list[Row[Any]]:
 async def acknowledge_drain(store: Store, replica_id: str, gateway_id: str, epoch: int) -> None:
     """A gateway says: none of my requests is on this replica, and none will be sent there while it is in this `epoch`."""
     async with store.write() as connection:
-        where = (drain_acks.c.replica_id == replica_id) & (drain_acks.c.gateway_id == gateway_id)
-        await connection.execute(delete(drain_acks).where(where))
-        await connection.execute(insert(drain_acks).values(replica_id=replica_id, gateway_id=gateway_id, epoch=epoch))
+        await upsert(connection, drain_acks, {"replica_id": replica_id, "gateway_id": gateway_id}, {"epoch": epoch})
     store.bus.publish(Topic.ACKS, replica_id)
 
 

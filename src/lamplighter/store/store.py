@@ -1,18 +1,19 @@
 """Opens the database, brings it to the newest schema, and hands out transactions. Queries are elsewhere.
 
 SQLite in WAL mode serves one process. Writers take turns on one lock: SQLite has a single writer anyway, and waiting here instead of in
-its busy handler keeps the order fair. No transaction may span I/O of another kind.
+its busy handler keeps the order fair. PostgreSQL serves many processes; there writers meet in the database (`store.sql` says how queries
+are kept right). No transaction may span I/O of another kind.
 """
 
 import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -21,21 +22,28 @@ from lamplighter.core.errors import StoreError, StoreFull, StoreUnavailable
 from lamplighter.core.ids import new_id
 from lamplighter.store import migrate
 from lamplighter.store.bus import Bus, LocalBus
+from lamplighter.store.sql import insert_once
 from lamplighter.store.tables import meta
+
+if TYPE_CHECKING:
+    from lamplighter.store.postgres import Access
 
 _BUSY_MS = 5000
 
 
 class Store:
-    """An open store. Make one with `Store.open`; end it with `close`."""
+    """An open store. Make one with `Store.open` (SQLite) or `Store.connect` (PostgreSQL); end it with `close`."""
 
     def __init__(self, engine: AsyncEngine, bus: Bus, clock: Clock) -> None:
         self.engine = engine
         self.bus = bus
         self.clock = clock
         self.installation = ""
+        self.shared = engine.dialect.name == "postgresql"
+        """Whether other processes may be using it: then nobody is alone, and no lock of a folder proves anything."""
         self._writer = asyncio.Lock()
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._ending = AsyncExitStack()
+        self._where = ""
 
     @classmethod
     async def open(cls, path: Path | None, clock: Clock) -> "Store":
@@ -61,28 +69,56 @@ class Store:
         engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
         event.listen(engine.sync_engine, "connect", _prepare)
         store = cls(engine, LocalBus(clock), clock)
-        store._scratch = scratch
-        try:
+        if scratch is not None:
+            store._ending.callback(scratch.cleanup)
+        store._ending.push_async_callback(engine.dispose)
+        async with store._closed_on_failure(), store.write() as connection:
+            await connection.run_sync(migrate.upgrade)
+            store.installation = await _installation(connection)
+        return store
+
+    @classmethod
+    async def connect(cls, access: "Access", clock: Clock) -> "Store":
+        """Connect to PostgreSQL, create or migrate the schema, and listen for the changes of others.
+
+        Raises ConfigError for a URL of something else, StoreUnavailable, or StoreTooNew when a newer version wrote it.
+        """
+        from lamplighter.store import postgres  # late: who runs on SQLite shall not pay for it
+        from lamplighter.store.postgres_bus import PostgresBus
+
+        await postgres.prepare(access)
+        engine = postgres.engine_of(access)
+        bus = PostgresBus(access, clock)
+        store = cls(engine, bus, clock)
+        store._where = access.place
+        store._ending.push_async_callback(engine.dispose)
+        store._ending.push_async_callback(bus.stop)
+        async with store._closed_on_failure():
+            with store._translated():
+                await bus.start()
             async with store.write() as connection:
-                await connection.run_sync(migrate.upgrade)
                 store.installation = await _installation(connection)
-        except BaseException:
-            await engine.dispose()
-            raise
         return store
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading. Raises StoreError."""
-        with self.clock.busy(), _translated():
+        with self.clock.busy(), self._translated():
             async with self.engine.connect() as connection:
+                if self.shared:  # no transaction: each statement sees what is committed, and nothing need be ended
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end, rolled back on any exception. Raises StoreError."""
+        if self.shared:
+            with self.clock.busy(), self._translated():
+                async with self.engine.begin() as connection:
+                    yield connection
+            return
         async with self._writer:
-            with self.clock.busy(), _translated():
+            with self.clock.busy(), self._translated():
                 async with self.engine.connect() as connection:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                     try:
@@ -92,11 +128,33 @@ class Store:
                         raise
                     await connection.commit()
 
+    async def skew(self) -> float:
+        """Seconds by which the database's clock is ahead of ours; 0 for SQLite. Leases and heartbeats compare times of several machines."""
+        if not self.shared:
+            return 0.0
+        async with self.read() as connection:
+            before = self.clock.time()
+            theirs = float(await connection.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
+            return theirs - (before + self.clock.time()) / 2
+
     async def close(self) -> None:
         """Close every connection; safe to call twice."""
-        await self.engine.dispose()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        await self._ending.aclose()
+
+    @asynccontextmanager
+    async def _closed_on_failure(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            await self.close()
+            raise
+
+    def _translated(self) -> AbstractContextManager[None]:
+        if not self.shared:
+            return _translated()
+        from lamplighter.store.postgres import translated
+
+        return translated(self._where)
 
 
 def _prepare(connection: Any, _record: Any) -> None:
@@ -108,10 +166,12 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 async def _installation(connection: AsyncConnection) -> str:
-    found = await connection.scalar(select(meta.c.value).where(meta.c.name == "installation"))
+    query = select(meta.c.value).where(meta.c.name == "installation")
+    found = await connection.scalar(query)
     if found is None:
-        found = new_id("ins")
-        await connection.execute(meta.insert().values(name="installation", value=found))
+        # Several processes may be the first ones: the first of them names it.
+        await insert_once(connection, meta, {"name": "installation", "value": new_id("ins")})
+        found = await connection.scalar(query)
     return str(found)
 
 

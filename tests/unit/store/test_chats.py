@@ -1,21 +1,18 @@
 """Interrupted answers at the next start: who counts as dead, and what is kept."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from lamplighter.store import chats, demand, generations, principals
 from lamplighter.store.generations import Again, Ask, Begun, Event
 from lamplighter.store.store import Store
 from lamplighter.testing.clock import VirtualClock
+from tests.unit.store.conftest import Open
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    """A store of its own."""
-    opened = await Store.open(None, VirtualClock())
-    yield opened
-    await opened.close()
+async def store(opened: Open) -> Store:
+    """A store of its own, on either database."""
+    return await opened(VirtualClock())
 
 
 async def begun(store: Store, gateway: str, request: str = "r", what: Ask | Again | None = None) -> Begun:

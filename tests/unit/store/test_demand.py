@@ -1,7 +1,5 @@
 """Demand adds up over gateways, expires with them, and knows what people ordered."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from lamplighter.store import demand, leases, wakes
@@ -9,6 +7,7 @@ from lamplighter.store.bus import Topic
 from lamplighter.store.demand import Demand, GatewayDemand
 from lamplighter.store.store import Store
 from lamplighter.testing.clock import VirtualClock
+from tests.unit.store.conftest import Open
 
 
 @pytest.fixture
@@ -17,10 +16,8 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-async def store(clock: VirtualClock) -> AsyncIterator[Store]:
-    store = await Store.open(None, clock)
-    yield store
-    await store.close()
+async def store(opened: Open, clock: VirtualClock) -> Store:
+    return await opened(clock)
 
 
 async def test_demand_is_the_sum_of_live_gateways(store: Store, clock: VirtualClock) -> None:

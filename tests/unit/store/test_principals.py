@@ -1,7 +1,6 @@
 """First keys, presets, the command line's key: an installation always has exactly the doors that it should."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,14 +9,13 @@ from lamplighter.store import principals
 from lamplighter.store.principals import LastAdminKey, UnknownKey
 from lamplighter.store.store import Store
 from lamplighter.testing.clock import VirtualClock
+from tests.unit.store.conftest import Open
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    """A store of its own."""
-    opened = await Store.open(None, VirtualClock())
-    yield opened
-    await opened.close()
+async def store(opened: Open) -> Store:
+    """A store of its own, on either database."""
+    return await opened(VirtualClock())
 
 
 async def test_the_first_key_is_made_once(store: Store) -> None:

@@ -1,8 +1,5 @@
 """The only writer of a replica's state: legality, history and terms."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from lamplighter.core.endpoint import Endpoint
@@ -13,16 +10,16 @@ from lamplighter.store import demand, leases, replicas
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
 from lamplighter.testing.clock import VirtualClock
+from tests.unit.store.conftest import Open
 
 S = ReplicaState
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "store.db", VirtualClock())
+async def store(opened: Open) -> Store:
+    store = await opened(VirtualClock())
     await leases.acquire(store, leases.KEEPER, "test", ttl=15)
-    yield store
-    await store.close()
+    return store
 
 
 PATHS: dict[ReplicaState, tuple[ReplicaState, ...]] = {S.LAUNCHING: ()}

@@ -1,7 +1,5 @@
 """Wakes and their history, leadership by terms, and models added at run time."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from lamplighter.config import Config
@@ -12,6 +10,7 @@ from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
 from lamplighter.store.wakes import Stage, Wake
 from lamplighter.testing.clock import VirtualClock
+from tests.unit.store.conftest import Open
 
 CONFIG = Config.model_validate(
     {
@@ -27,10 +26,8 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-async def store(clock: VirtualClock) -> AsyncIterator[Store]:
-    store = await Store.open(None, clock)
-    yield store
-    await store.close()
+async def store(opened: Open, clock: VirtualClock) -> Store:
+    return await opened(clock)
 
 
 async def begin(store: Store, model: str = "m", pool: str = "p", **more: int) -> Wake:
