@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
@@ -18,9 +18,34 @@ from typing import Any, Self
 
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.testing.http import Exchange, HttpServer
-from lamplighter.testing.wire import Writing, count_words, dump, embeddings, error_object
+from lamplighter.testing.wire import (
+    Event,
+    MessagesWriting,
+    ResponsesWriting,
+    Writing,
+    count_words,
+    detokenized,
+    dump,
+    embeddings,
+    error_object,
+    reranked,
+    tokenized,
+)
 
 WORDS = ("The", " lamp", " is", " lit", " while", " somebody", " reads", ",", " and", " dark", " again", " after", ".")
+_WRITINGS: dict[str, type[Writing]] = {
+    "/v1/chat/completions": Writing,
+    "/v1/completions": Writing,
+    "/v1/messages": MessagesWriting,
+    "/v1/responses": ResponsesWriting,
+}
+_AT_ONCE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "/v1/embeddings": embeddings,
+    "/v1/rerank": reranked,
+    "/tokenize": tokenized,
+    "/detokenize": detokenized,
+    "/v1/messages/count_tokens": lambda body: {"input_tokens": count_words(body.get("messages", []))},
+}
 UNICODE_WORDS = (" žluťoučký", " 🏮", " 灯台", " naïve")
 
 
@@ -44,7 +69,7 @@ class Wrong(StrEnum):
     STALL = "stall"
     """Falls silent in the middle of a stream."""
     NO_DONE = "no_done"
-    """Ends a stream cleanly without `[DONE]`."""
+    """Ends a stream cleanly without `[DONE]` (or what stands for it)."""
     ERROR_EVENT = "error_event"
     """Sends an error object as an event, then ends the stream."""
     HUGE_EVENT = "huge_event"
@@ -173,7 +198,7 @@ class FakeEngine:
                 f"llamacpp:requests_processing {self.counters.running}\nllamacpp:tokens_predicted_total {self.counters.tokens}\n"
             )
             exchange.answer(200, lines.encode(), "text/plain; version=0.0.4")
-        elif inference and path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        elif inference and (path in _WRITINGS or path in _AT_ONCE):
             await self._infer(exchange, path)
         else:
             _json(exchange, 404, error_object("File Not Found", 404, "not_found_error"))
@@ -215,9 +240,9 @@ class FakeEngine:
         except ValueError as error:
             return _json(exchange, 400, error_object(str(error), 400, "invalid_request_error"))
         self.bodies.append(body)
-        if path == "/v1/embeddings":
-            return _json(exchange, 200, embeddings(body))
-        prompt = count_words(body.get("messages", body.get("prompt", "")))
+        if path in _AT_ONCE:
+            return _json(exchange, 200, _AT_ONCE[path](body))
+        prompt = count_words(body.get("messages", body.get("prompt", body.get("input", ""))))
         if prompt > behaviour.context:
             message = (
                 f"request ({prompt} tokens) exceeds the available context size ({behaviour.context} tokens), try increasing it"
@@ -225,7 +250,7 @@ class FakeEngine:
             overflow = error_object(message, 400, "exceed_context_size_error")
             overflow["error"] |= {"n_prompt_tokens": prompt, "n_ctx": behaviour.context}
             return _json(exchange, 400, overflow)
-        writing = Writing(body, chat=path == "/v1/chat/completions", prompt=prompt, tokens=behaviour.tokens)
+        writing = _WRITINGS[path](body, chat=path == "/v1/chat/completions", prompt=prompt, tokens=behaviour.tokens)
         if body.get("stream"):
             await self._stream(exchange, writing, wrong)
         else:
@@ -236,26 +261,27 @@ class FakeEngine:
     async def _stream(self, exchange: Exchange, writing: "Writing", wrong: Wrong | None) -> None:
         end = b"\r\n\r\n" if wrong is Wrong.CRLF_EVENTS else b"\n\n"
 
-        async def send(data: bytes) -> None:
-            event = b"data: " + data + end
-            if wrong is Wrong.SPLIT_UTF8:
-                for index in range(len(event)):
-                    exchange.write(event[index : index + 1])
-                    await asyncio.sleep(0)
-            else:
-                exchange.write(event)
-            await exchange.drain()
+        async def send(*written: Event) -> None:
+            for name, data in written:
+                event = (b"event: " + name.encode() + end[: len(end) // 2] if name else b"") + b"data: " + data + end
+                if wrong is Wrong.SPLIT_UTF8:
+                    for index in range(len(event)):
+                        exchange.write(event[index : index + 1])
+                        await asyncio.sleep(0)
+                else:
+                    exchange.write(event)
+                await exchange.drain()
 
         exchange.start(200, {"content-type": "text/event-stream"})
-        if writing.chat:
-            await send(writing.event({"role": "assistant", "content": None}))
+        await send(*writing.begin())
         middle = max(1, writing.count // 2)
+        text = ""
         at = 0
         async for word in self._tokens(writing, unicode=wrong is Wrong.SPLIT_UTF8):
             at += 1
             if at == middle and wrong is not None:
                 if wrong is Wrong.HALF_EVENT:
-                    exchange.write((b"data: " + writing.event({"content": word}))[:40])
+                    exchange.write((b"data: " + writing.word(word)[1])[:40])
                     return
                 if wrong is Wrong.CUT:
                     exchange.reset()
@@ -263,19 +289,17 @@ class FakeEngine:
                 if wrong is Wrong.STALL:
                     await asyncio.Event().wait()
                 if wrong is Wrong.ERROR_EVENT:
-                    await send(json.dumps(error_object("The fake failed, as asked", 500, "server_error")).encode())
+                    await send((None, json.dumps(error_object("The fake failed, as asked", 500, "server_error")).encode()))
                     return
                 if wrong is Wrong.GARBAGE_EVENT:
-                    await send(b"{not json")
+                    await send((None, b"{not json"))
                 if wrong is Wrong.HUGE_EVENT:
                     word = "x" * 2 * 10**6  # noqa: PLW2901 - the token itself is what is huge
-            await send(writing.event({"content": word}))
-        await send(writing.event({}, finish=writing.finish))
-        options = writing.body.get("stream_options")
-        if isinstance(options, dict) and options.get("include_usage") and wrong is not Wrong.USAGE_MISSING:
-            await send(writing.usage_event())
+            text += word
+            await send(writing.word(word))
+        await send(*writing.end(text, usage=wrong is not Wrong.USAGE_MISSING))
         if wrong is not Wrong.NO_DONE:
-            await send(b"[DONE]")
+            await send(writing.last(text))
 
     async def _tokens(self, writing: "Writing", *, unicode: bool = False) -> AsyncIterator[str]:
         """The answer's words at the engine's speed."""

@@ -67,16 +67,16 @@ class MessagesReader(TypedReader):
     def __init__(self) -> None:
         super().__init__()
         self._stopped = False
+        self._prompt = 0
 
     def read(self, event: bytes, content: bytes) -> bytes:
         """Notes tokens and the end; the event passes as it is."""
         found = _event.decode(content)
         if found.type == "message_start" and found.message is not None and found.message.usage is not None:
-            self.usage = Usage(found.message.usage.prompt, found.message.usage.output_tokens or 0)
+            self._prompt = found.message.usage.prompt  # its output tokens are those of the beginning: they tell nothing
         elif found.type == "message_delta":
-            if (tokens := found.usage) is not None:
-                known = self.usage or Usage()
-                self.usage = Usage(tokens.prompt or known.prompt_tokens, tokens.output_tokens or known.completion_tokens)
+            if found.usage is not None and found.usage.output_tokens is not None:
+                self.usage = Usage(found.usage.prompt or self._prompt, found.usage.output_tokens)
             self._stopped = self._stopped or (found.delta is not None and found.delta.stop_reason is not None)
         elif found.type == "message_stop":
             self._done = True
