@@ -1,12 +1,15 @@
 """How often and when a request may be tried again: a budget, so that retries never multiply an overload, and a pause with full jitter.
+And which errors another model may stand in for.
 
-Not responsible for which failures may be tried again, nor where: that is `dispatch` and `routing`.
+Not responsible for which failures may be tried again on the same model, nor where: that is `dispatch` and `lane`.
 """
 
 import random
 from collections.abc import Callable
 
 from lamplighter.core.clock import Clock
+from lamplighter.core.errors import RequestError
+from lamplighter.core.reasons import WakeFailure
 
 BASE = 0.1
 """Seconds: the most that the first pause lasts; doubles with each further one."""
@@ -14,6 +17,10 @@ LONGEST = 2.0
 """Seconds: the most that any pause lasts."""
 WINDOW = 10.0
 """Seconds of requests from which a budget is made."""
+_CROWDED = frozenset({"queue_full", "model_busy"})
+_OURS = frozenset({"gateway_stopping", "model_waking", "model_asleep"})
+"""Errors of 500 and above that no other model is the answer to."""
+_WAKE_FAILURES = frozenset(reason.value for reason in WakeFailure)
 
 
 def backoff(attempt: int, *, chance: Callable[[], float] = random.random) -> float:
@@ -55,3 +62,16 @@ class RetryBudget:
             return False
         self._tokens -= 1.0
         return True
+
+
+def falls_back(error: RequestError, *, full: bool) -> bool:
+    """Whether another model may answer instead: this one could not be woken, is not asked for now, or failed before its first byte.
+
+    Not while it still wakes (`while_waking` is for that), not when the gateway stops, and never for what the client did wrong.
+    `full`: also when it has no room left.
+    """
+    if error.code in _CROWDED:
+        return full
+    if error.code in _OURS:
+        return False
+    return error.status >= 500 or error.code in _WAKE_FAILURES

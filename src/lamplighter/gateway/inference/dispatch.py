@@ -3,7 +3,7 @@
 Not responsible for how the answer reaches whoever asked: `http` and `local` read it from the `Call`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from lamplighter.config import Config
@@ -12,17 +12,17 @@ from lamplighter.core.errors import RequestError
 from lamplighter.gateway import hold
 from lamplighter.gateway.admission.base import Admission, Grant
 from lamplighter.gateway.auth import Identity
+from lamplighter.gateway.breaker import State
 from lamplighter.gateway.connection import Cause, Connection, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.dialects.base import StreamReader
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
 from lamplighter.gateway.metering import Meter, Record
 from lamplighter.gateway.relay import WakeMode
+from lamplighter.gateway.retries import backoff, falls_back
 from lamplighter.gateway.routing import Asker, Lane, Lanes, Outcome, Target
 from lamplighter.store.bus import Bus, Topic
 
-BACKOFF = 0.1
-"""Seconds before the first retry of an answer that said 502, 503 or 504; doubles."""
 OUTCOMES = {
     Cause.CONNECT: Outcome.CONNECT,
     Cause.LOST: Outcome.LOST,
@@ -45,6 +45,7 @@ class Call:
         "_identity",
         "_outcome",
         "_target",
+        "_wanting",
         "asker",
         "connection",
         "grant",
@@ -64,19 +65,21 @@ class Call:
         record: Record,
         identity: Identity,
         stood_in_for: Lane | None,
+        session: bytes = b"",
     ) -> None:
         self._dispatch = dispatch
         self._target: Target | None = None
         self._body = b""
         self._identity = identity
-        self._outcome = Outcome.OK
+        self._outcome = Outcome.CANCELLED  # until the engine answered: who leaves before says nothing about it
         self.grant: Grant | None = None
-        self.asker = Asker(record.key_id)
+        self.asker = Asker(record.key_id or record.principal_id, session, request.prefix() if len(lane.targets) > 1 else b"")
         self.lane = lane
         self.request = request
         self.record = record
         self.stood_in_for = stood_in_for
         """The lane of the model that was asked for, when `lane` answers in its place."""
+        self._wanting = stood_in_for is not None
         self.connection: Connection | None = None
         self.reader: StreamReader | None = None
         """Of a streamed answer, set by whoever reads it: however it ends, what it used is known."""
@@ -86,14 +89,46 @@ class Call:
     async def open(self, on_beat: hold.OnBeat | None) -> Head:
         """Wait for an engine as long as it takes and is allowed, ask it, and give the answer's head. Raises RequestError.
 
-        A head with status 400 or above is given as it is only when trying again is of no use.
+        A head with status 400 or above is given as it is only when trying again is of no use. When the model cannot answer, its fallbacks
+        are asked in turn; when they cannot either, the error is that of the model itself.
         """
+        try:
+            return await self._open(on_beat)
+        except RequestError as error:
+            first, asked = error, self.stood_in_for or self.lane
+            if not asked.fallbacks or not falls_back(error, full=self._dispatch.config.routing.fallback_when_full):
+                raise
+        tried = {self.lane, asked}
+        for lane in self._dispatch.fallbacks(asked, self.request, self._identity):
+            if lane in tried:
+                continue
+            tried.add(lane)
+            self._turn_to(lane, asked)
+            try:
+                return await self._open(on_beat)
+            except RequestError as error:
+                if not falls_back(error, full=True):
+                    break  # no other model would do better: the gateway stops, or this key may not ask
+        self._turn_to(asked, None)
+        raise first
+
+    def _turn_to(self, lane: Lane, asked: Lane | None) -> None:
+        """Let `lane` answer in the place of `asked`; what was reserved for the one before is given back."""
+        if self.grant is not None:
+            grant, self.grant = self.grant, None
+            grant.settle(None, seconds=0.0)
+        self.lane, self.stood_in_for, self._wanting = lane, asked, False
+        self.asker.avoid = None
+        self.record.model, self.record.asked = lane.name, "" if asked is None else asked.name
+
+    async def _open(self, on_beat: hold.OnBeat | None) -> Head:
+        """`open`, for the one model that `lane` is."""
         dispatch, lane = self._dispatch, self.lane
         admission = dispatch.admission
         # Before anything counts as demand: who may not ask wakes nothing.
         grant = admission.admit_now(self._identity, self.request, lane.name)
         self.grant = grant or await admission.admit(self._identity, self.request, lane.name)
-        if self.stood_in_for is not None:
+        if self._wanting and self.stood_in_for is not None:
             dispatch.want(self.stood_in_for)
         self._body = self.request.body(lane.upstream_model)
         tries = 0
@@ -126,18 +161,22 @@ class Call:
                 again = failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received)
             else:
                 if head.status not in _RETRIED:
+                    self._outcome = Outcome.OK if head.status < 500 else Outcome.ERROR
+                    if target.breaker.state is not State.CLOSED and head.status < 500:
+                        lane.answered(target)
                     return head
                 dispatch.meter.metrics.upstream_errors.labels(lane.name, "status").inc()
                 error, again, outcome = faults.from_answer(head, lane), True, Outcome.STATUS
             self._release(outcome)
             if lane.static and outcome is Outcome.CONNECT and not lane.awake:
                 again = False  # nothing will wake it: say so at once
-            if not again or tries >= dispatch.config.gateway.retries:
+            if not again or tries >= dispatch.config.gateway.retries or not lane.retry_budget.spend():
                 raise error
             tries += 1
             self.record.retries = tries
             dispatch.meter.metrics.retries.labels(lane.name).inc()
-            await dispatch.clock.sleep(BACKOFF * 2 ** (tries - 1))
+            self.asker.avoid = target
+            await dispatch.clock.sleep(backoff(tries))
 
     async def _hold(self, on_beat: hold.OnBeat | None) -> Target:
         dispatch = self._dispatch
@@ -207,8 +246,13 @@ class Dispatch:
         self.closing = False
         self._bus = bus
 
-    def admit(self, request: InferenceRequest, record: Record, identity: Identity, wake: WakeMode | None) -> Call:
-        """The call for `request`. `wake`: what the client asked for; None: the model's habit. Raises RequestError."""
+    def admit(
+        self, request: InferenceRequest, record: Record, identity: Identity, wake: WakeMode | None, session: bytes = b""
+    ) -> Call:
+        """The call for `request`. `wake`: what the client asked for; None: the model's habit. Raises RequestError.
+
+        `session`: what ties it to other requests, which the same replica should answer.
+        """
         if self.closing:
             raise hold.stopping()
         lane = self.lanes.find(request.model)
@@ -217,7 +261,7 @@ class Dispatch:
         record.model, record.principal_id = lane.name, identity.principal_id
         self._check_capability(lane, request)
         if lane.awake:
-            return Call(self, lane, request, record, identity, None)
+            return Call(self, lane, request, record, identity, None, session)
         if wake == "fail":
             now = self.clock.time()
             raise hold.refusal(lane, since=now, now=now) or hold.asleep(lane, now)
@@ -230,19 +274,26 @@ class Dispatch:
                 next_step="Ask with `Lamplighter-Wake: wait`, or set the model's `while_waking`.",
             )
         if stand_in is None or wake == "wait":
-            return Call(self, lane, request, record, identity, None)
+            return Call(self, lane, request, record, identity, None, session)
         other = self.lanes.find(stand_in)
         if other is None:
             raise unknown_model(stand_in, self.lanes.names())
         self._check_capability(other, request)
         record.model, record.asked = other.name, lane.name
-        return Call(self, other, request, record, identity, lane)
+        return Call(self, other, request, record, identity, lane, session)
 
     def want(self, lane: Lane) -> None:
         """Another model answers in the place of this one: wake it meanwhile."""
         pool = self.config.pools[lane.config.pool]
         lasting = max(_WANTED_AT_LEAST, float(getattr(pool, "boot_deadline", 0.0)))
         lane.want(self.clock.time() + lasting)
+
+    def fallbacks(self, asked: Lane, request: InferenceRequest, identity: Identity) -> Iterator[Lane]:
+        """The models that may answer in the place of `asked`: those that can, and that the key may use."""
+        for name in asked.fallbacks:
+            lane = self.lanes.find(name)
+            if lane is not None and CAPABILITY[request.route] in lane.capabilities and identity.may_use(name):
+                yield lane
 
     def _check_capability(self, lane: Lane, request: InferenceRequest) -> None:
         if CAPABILITY[request.route] not in lane.capabilities:

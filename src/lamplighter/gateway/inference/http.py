@@ -62,7 +62,8 @@ class InferenceApp:
                     raw = await self._body(headers, receive, raw)
                 unread = False
                 wire = make_wire(scope, receive, send)
-                call = dispatch.admit(operation.parse(raw), record, identity, wake)
+                request = operation.parse(raw)
+                call = dispatch.admit(request, record, identity, wake, request.session(headers))
             except RequestError as error:
                 record.status, record.outcome = error.status, "refused"
                 if wire is None:
@@ -361,9 +362,8 @@ class _Answer:
         if stage != self._stage or now - self._commented_at >= config.heartbeat:
             self._stage = stage
             self._commented_at = now
-            left = hold.eta(wake, self._dispatch.clock.time())
-            text = f"lamplighter waking stage={stage or 'queued'} elapsed={elapsed:.0f}s"
-            self._beat(text if left is None else f"{text} eta={left:.0f}s")
+            call = self._call
+            self._beat(hold.words(call.lane, call.asker, elapsed=elapsed, now=self._dispatch.clock.time()))
         return max(0.0, self._commented_at + config.heartbeat - now)
 
     def _on_silence(self, silent: float) -> None:
