@@ -74,4 +74,4 @@ def falls_back(error: RequestError, *, full: bool) -> bool:
         return full
     if error.code in _OURS:
         return False
-    return error.status >= 500 or error.code in _WAKE_FAILURES
+    return error.status >= 500 or (error.code in _WAKE_FAILURES and error.status != 404)  # 404: there is no such model at all
