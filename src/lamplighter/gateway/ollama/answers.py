@@ -15,6 +15,7 @@ from lamplighter.gateway.ollama.requests import Note
 from lamplighter.gateway.sse import Splitter, Usage, payload
 
 _MS = 1_000_000
+_NOTHING = msgspec.Raw()
 
 
 class _Function(msgspec.Struct):
@@ -56,7 +57,7 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice] = []
     usage: Usage | None = None
     timings: _Timings | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NOTHING
 
 
 class _Embedding(msgspec.Struct):
@@ -158,7 +159,7 @@ class _Reader:
         return b"".join(lines)
 
     def _read(self, answer: _Answer) -> bytes:
-        if answer.error is not None:
+        if bytes(answer.error) not in {b"", b"null"}:
             return _line({"error": _message_of(answer.error)})
         self._timings = answer.timings or self._timings
         lines = b""
