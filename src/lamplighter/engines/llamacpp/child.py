@@ -136,9 +136,11 @@ def _params(xlc: ModuleType, life: Life, path: Path, *, context: int, slots: int
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
     p.n_gpu_layers = int(config["gpu_layers"])
     p.fit_params = _has_gpu(xlc)  # fitting to a GPU costs a third of a small model's load time, for nothing on a CPU
-    if config["embeddings"]:
+    rerank = "rerank" in (config.get("capabilities") or ())
+    if rerank or config["embeddings"]:
+        kinds = xlc.llama_pooling_type
         p.embedding = True
-        p.pooling_type = xlc.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        p.pooling_type = kinds.LLAMA_POOLING_TYPE_RANK if rerank else kinds.LLAMA_POOLING_TYPE_MEAN
         p.n_batch = p.n_ubatch = max(_MIN_BATCH, context)  # a text is embedded in one physical batch, or refused
     p.use_jinja = True
     p.endpoint_metrics, p.endpoint_slots, p.ui = True, False, False

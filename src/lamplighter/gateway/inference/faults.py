@@ -17,6 +17,8 @@ _TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
+_NO_ROUTE = frozenset({"not found", "file not found", "404 page not found", "method not allowed", "405 method not allowed"})
+"""How servers say that they have no such path; a model that is missing is said otherwise."""
 _OVERFLOW = ("exceed_context_size_error", "context_length_exceeded")
 _OVERFLOW_WORDS = (
     "maximum context length",
@@ -84,6 +86,13 @@ def from_answer(head: Head, lane: Lane) -> RequestError:
         )
     if kind in _OVERFLOW or code in _OVERFLOW or any(words in message for words in _OVERFLOW_WORDS):
         return RequestError(message, status=400, code="context_length_exceeded", param=_text(inner.get("param")) or "messages")
+    if status == 501 or (status in {404, 405} and message.strip(" .").lower() in _NO_ROUTE):
+        return RequestError(
+            f"The engine of `{lane.name}` does not serve this route.",
+            code="unsupported_operation",
+            param="model",
+            next_step="Ask another model, or name in the model's `capabilities` what its server has.",
+        )
     if status >= 500:
         passed = status if status in {502, 503, 504} else 502
         return RequestError(
