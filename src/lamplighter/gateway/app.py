@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lamplighter import __version__
-from lamplighter.config import Config
+from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.ids import new_id
 from lamplighter.engines.base import Engine
 from lamplighter.gateway.accounts import Accounts
-from lamplighter.gateway.admission.base import Admission
-from lamplighter.gateway.admission.open import OpenAdmission
+from lamplighter.gateway.admission.gate import Gate
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.connection import Limits
 from lamplighter.gateway.control import build_control
@@ -74,6 +73,7 @@ class Gateway:
             clock,
         )
         self._lanes = Lanes(config, engines, self._upstreams, clock)
+        self._lanes.on_opened = lambda lane, _: self.metrics.breaker_opened.labels(lane.name).inc()
         gateway_id = new_id("gtw")
         self._reporter = DemandReporter(store, clock, gateway_id, self._lanes, self._view)
         self._lanes.reporter = self._reporter
@@ -81,7 +81,7 @@ class Gateway:
         access = AccessLog(clock, format=config.log.format) if config.log.access else None
         self._accounts = Accounts(store, clock, self.metrics, gateway_id=gateway_id, keep=config.accounts.keep)
         self._meter = Meter(self.metrics, access, clock, self._accounts)
-        self.admission: Admission = OpenAdmission()
+        self.admission = Gate(config, store, clock, self.metrics, model_of=self._model_of)
         self._dispatch = Dispatch(config, clock, self._lanes, self._meter, self.admission, store.bus)
         self.keyring = keyring or Keyring(store, clock)
         self._inference = InferenceApp(self._dispatch, self.keyring)
@@ -97,6 +97,7 @@ class Gateway:
             accounts=self._accounts,
             gateway_id=gateway_id,
             started_at=clock.time(),
+            circuits=self._lanes.reports,
         )
         self.metrics.refreshers.append(self._refresh_gauges)
         self._control = build_control(self.services)
@@ -117,6 +118,7 @@ class Gateway:
             return
         self._running = True
         await self.keyring.start()
+        await self.admission.start()
         await self._reporter.start()
         await self._view.start()
         await self._upstreams.start()
@@ -148,6 +150,7 @@ class Gateway:
             await asyncio.sleep(0.01)
         await self._view.stop()
         await self._reporter.stop()
+        await self.admission.stop()
         await self.keyring.stop()
         await self._accounts.stop()
         self._meter.close()
@@ -163,6 +166,11 @@ class Gateway:
         busy, _ = self._upstreams.counts()
         if busy:
             raise AssertionError(f"{busy} connections to engines are busy")
+        self.admission.assert_idle()
+
+    def _model_of(self, name: str) -> tuple[str, ModelConfig] | None:
+        lane = self._lanes.find(name)
+        return None if lane is None else (lane.name, lane.config)
 
     # -- requests
 
@@ -264,6 +272,7 @@ class Gateway:
         metrics = self.metrics
         metrics.in_flight.replace({(lane.name,): lane.in_flight for lane in self._lanes})
         metrics.held.replace({(lane.name,): lane.queued for lane in self._lanes})
+        metrics.breaker_state.replace(self._lanes.circuits())
         busy, idle = self._upstreams.counts()
         metrics.connections.replace({("busy",): busy, ("idle",): idle})
 

@@ -11,7 +11,7 @@ from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.states import SERVING, ReplicaState
 from lamplighter.engines.base import Engine
-from lamplighter.gateway.breaker import Breaker, Outcome, Report
+from lamplighter.gateway.breaker import LEVEL, Breaker, Outcome, Report
 from lamplighter.gateway.lane import ANYBODY, Asker, Lane, Reporter, Target
 from lamplighter.gateway.upstream import Upstreams
 from lamplighter.gateway.view import Snapshot
@@ -66,6 +66,10 @@ class Lanes:
         """The state of every endpoint's circuit, by replica."""
         now, wall = self._clock.monotonic(), self._clock.time()
         return {target.replica_id: target.breaker.report(now, wall) for target in self._targets.values()}
+
+    def circuits(self) -> dict[tuple[str, ...], float]:
+        """The level of every circuit, by model and replica, for the metric."""
+        return {(lane.name, target.replica_id): LEVEL[target.breaker.state] for lane in self for target in lane.targets}
 
     def targets(self) -> list[Target]:
         """Every target that may have requests on it."""

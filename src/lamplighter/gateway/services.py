@@ -1,6 +1,6 @@
 """What the parts of one gateway share. Made once by `app.Gateway`; holds no logic."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lamplighter.config import Config
@@ -8,6 +8,7 @@ from lamplighter.core.clock import Clock
 from lamplighter.engines.base import Engine
 from lamplighter.gateway.accounts import Accounts
 from lamplighter.gateway.auth import Keyring
+from lamplighter.gateway.breaker import Report
 from lamplighter.gateway.relay import Relay
 from lamplighter.gateway.view import View
 from lamplighter.observability.metrics import Metrics
@@ -29,3 +30,5 @@ class Services:
     accounts: Accounts
     gateway_id: str
     started_at: float
+    circuits: Callable[[], Mapping[str, Report]] = dict
+    """The state of this gateway's circuit to each endpoint, by replica."""

@@ -144,7 +144,9 @@ class Metrics(Collector):
         self.in_flight = Family(
             "lamplighter_requests_in_flight", "Requests that are being answered by an engine.", Gauge, ("model",)
         )
-        self.held = Family("lamplighter_requests_held", "Requests that wait for a model to wake.", Gauge, ("model",))
+        self.held = Family(
+            "lamplighter_requests_held", "Requests that wait for a model to wake, or for a free place on it.", Gauge, ("model",)
+        )
         self.request_seconds = Family(
             "lamplighter_request_seconds", "From a request's arrival to its last byte.", Histogram, ("route", "model")
         )
@@ -201,11 +203,36 @@ class Metrics(Collector):
         self.retries = Family(
             "lamplighter_upstream_retries_total", "Requests tried again before their first byte.", Counter, ("model",)
         )
+        self.breaker_state = Family(
+            "lamplighter_breaker_state",
+            "The circuit to each endpoint: 0 closed, 1 half-open (one request tries it), 2 open.",
+            Gauge,
+            ("model", "replica"),
+        )
+        self.breaker_opened = Family(
+            "lamplighter_breaker_opened_total", "How often a circuit opened because its endpoint failed.", Counter, ("model",)
+        )
         self.disconnects = Family(
             "lamplighter_client_disconnects_total", "Clients that left before their answer was whole.", Counter, ("model",)
         )
         self.connections = Family(
             "lamplighter_upstream_connections", "Open connections to engines; `state` is busy or idle.", Gauge, ("state",)
+        )
+        self.refusals = Family(
+            "lamplighter_refusals_total",
+            "Requests that admission refused, by the limit (or `scope`, `model`, `gateway_full`) that refused them.",
+            Counter,
+            ("reason", "model"),
+        )
+        self.reservations = Family(
+            "lamplighter_reservations", "Requests that were admitted and are not settled; zero when nothing runs.", Gauge
+        )
+        self.body_memory = Family("lamplighter_body_memory_bytes", "Memory that the bodies of requests take.", Gauge)
+        self.limits_degraded = Family(
+            "lamplighter_limits_degraded", "1 while Redis is gone and each gateway counts limits for itself.", Gauge
+        )
+        self.spend_unwritten = Family(
+            "lamplighter_spend_unwritten", "Sums of what was used that are not in the store yet.", Gauge
         )
         # The keeper.
         self.replicas = Family("lamplighter_replicas", "Replicas that are not gone, by pool and state.", Gauge, ("pool", "state"))

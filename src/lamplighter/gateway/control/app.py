@@ -26,7 +26,9 @@ class Control:
 
     def __init__(self, services: Services) -> None:
         total, cores = memory.total(), os.cpu_count() or 1
-        statuses = Statuses(services.config, services.engines, note=lambda model: weak_note(model, total, cores))
+        statuses = Statuses(
+            services.config, services.engines, circuits=services.circuits, note=lambda model: weak_note(model, total, cores)
+        )
         self._generations = Generations(
             services.store, services.clock, services.view, services.relay, services.engines, services.gateway_id
         )

@@ -11,6 +11,7 @@ from lamplighter.config import Config, ModelConfig, PoolConfig, StaticPool
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.core.states import PoolState, ReplicaState, pool_state
 from lamplighter.engines.base import Engine
+from lamplighter.gateway.breaker import Report
 from lamplighter.gateway.chat.shapes import wake_json
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.demand import Demand
@@ -22,14 +23,20 @@ _STAYING = frozenset({ReplicaState.LAUNCHING, ReplicaState.STARTING, ReplicaStat
 
 
 class Statuses:
-    """Builds Status and ModelStatus. `note`: one sentence on a model that is weak, or None."""
+    """Builds Status and ModelStatus. `note`: one sentence on a model that is weak, or None. `circuits`: of this gateway, by replica."""
 
     def __init__(
-        self, config: Config, engines: Mapping[str, Engine], *, note: Callable[[ModelConfig], str | None] = lambda _: None
+        self,
+        config: Config,
+        engines: Mapping[str, Engine],
+        *,
+        note: Callable[[ModelConfig], str | None] = lambda _: None,
+        circuits: Callable[[], Mapping[str, Report]] = dict,
     ) -> None:
         self._config = config
         self._engines = engines
         self._note = note
+        self._circuits = circuits
         self._last_wakes: dict[tuple[str, str], dict[str, float]] = {}
 
     def whole(self, snapshot: Snapshot, *, now: float, started_at: float, installation: str) -> dict[str, Any]:
@@ -103,6 +110,7 @@ class Statuses:
             "detail": replica.detail,
             "since": replica.since,
             "in_flight": sum(demand.loads.get(replica.id, 0) for demand in snapshot.demand.values()),
+            "breaker": _breaker(self._circuits().get(replica.id)),
         }
 
     def _last_wake(self, pool: str, model: str, wake: Wake | None) -> dict[str, float] | None:
@@ -110,6 +118,19 @@ class Statuses:
         if wake is not None and wake.outcome == "ready" and wake.ended_at is not None:
             self._last_wakes[pool, model] = {"seconds": round(wake.ended_at - wake.started_at, 3), "at": wake.ended_at}
         return self._last_wakes.get((pool, model))
+
+
+def _breaker(report: Report | None) -> dict[str, Any] | None:
+    """The answering gateway's circuit to a replica; None when it has none, because nothing is sent there."""
+    if report is None:
+        return None
+    return {
+        "state": report.state.value,
+        "since": report.since,
+        "failures": report.failures,
+        "retry_at": report.retry_at,
+        "reason": report.reason,
+    }
 
 
 def _sleeping_at(
