@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Insert, select
+from sqlalchemy import Insert, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from lamplighter.store.demand import GATEWAY_TTL
 from lamplighter.store.store import Store
+from lamplighter.store.tables import gateways as table_of_gateways
 from lamplighter.store.tables import spend
 
 
@@ -68,6 +70,15 @@ async def since(store: Store, day: str) -> dict[Where, Spent]:
             Where(row.day, row.key_id, row.model): Spent(row.requests, row.prompt_tokens, row.completion_tokens, row.money)
             for row in rows
         }
+
+
+async def gateways(store: Store) -> int:
+    """How many gateways live, this one included. Raises StoreError."""
+    living = select(func.count()).select_from(table_of_gateways)
+    async with store.read() as connection:
+        return int(
+            await connection.scalar(living.where(table_of_gateways.c.heartbeat_at > store.clock.time() - GATEWAY_TTL)) or 0
+        )
 
 
 def _adding(dialect: str) -> Insert:

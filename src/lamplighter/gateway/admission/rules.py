@@ -1,0 +1,155 @@
+"""The limits of one subject as numbers, and the decision: may a request go on beside what is counted? Pure.
+
+`shared.ADMIT` is the same decision as a Lua script; a test holds both against each other.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from lamplighter.config.admission import Limits
+from lamplighter.core.units import Money
+from lamplighter.costs import nanos_of
+from lamplighter.gateway.admission.counters import Demand, Reading
+
+_log = structlog.get_logger(__name__)
+_HAIR = 1e-9
+"""What rounding may cost a bucket."""
+
+
+class Refused(NamedTuple):
+    """Why a request may not go on. `limit`: the setting's name; `most`: its value; `wait`: seconds until it may help to ask again, None
+    when only the window's end helps. `reserved`: what is left is held by requests under way.
+    """
+
+    limit: str
+    most: int
+    wait: float | None
+    reserved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Limits as whole numbers; 0: there is none. Money in billionths, None: there is none (a budget of nothing is a budget)."""
+
+    requests: int = 0
+    tokens: int = 0
+    parallel: int = 0
+    day_tokens: int = 0
+    month_tokens: int = 0
+    day_money: int | None = None
+    month_money: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is limited."""
+        return self == NOTHING
+
+    @property
+    def windows(self) -> bool:
+        """Whether days or months are limited: then a request's upper bound must be known."""
+        return bool(self.day_tokens or self.month_tokens) or self.priced
+
+    @property
+    def priced(self) -> bool:
+        """Whether money is limited."""
+        return self.day_money is not None or self.month_money is not None
+
+    @property
+    def limits_of_windows(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """Tokens a day and a month, money a day and a month; None where there is no limit. In the order of `counters.Used`."""
+        return self.day_tokens or None, self.month_tokens or None, self.day_money, self.month_money
+
+    def need(self, demand: Demand) -> int:
+        """Tokens that a request takes from the minute's bucket: one that is larger than the bucket takes all of it."""
+        return min(demand.estimate, self.tokens) if self.tokens else demand.estimate
+
+    def share(self, gateways: int) -> "Rules":
+        """One gateway's part, rounded up, of what can be divided; days and months are counted from the store and stay whole."""
+        return Rules(
+            requests=-(-self.requests // gateways),
+            tokens=-(-self.tokens // gateways),
+            parallel=-(-self.parallel // gateways),
+            day_tokens=self.day_tokens,
+            month_tokens=self.month_tokens,
+            day_money=self.day_money,
+            month_money=self.month_money,
+        )
+
+    def judge(self, reading: Reading, demand: Demand) -> Refused | None:
+        """Whether a request may not go on, and why.
+
+        Days and months: a request must fit its upper bound into what is neither used nor reserved. One that does not fit may still go
+        alone: while something is left and nothing else is reserved. So a budget is passed by one request at the most, and is usable to
+        its end.
+        """
+        if self.requests and (over := reading.requests + 1 - self.requests) > _HAIR:
+            return Refused("requests_per_minute", self.requests, over * 60 / self.requests)
+        if self.tokens and (over := reading.tokens + self.need(demand) - self.tokens) > _HAIR:
+            return Refused("tokens_per_minute", self.tokens, over * 60 / self.tokens)
+        if self.parallel and reading.parallel >= self.parallel:
+            return Refused("parallel", self.parallel, 1.0)
+        used, reserved = reading.used, reading.reserved_tokens
+        if self.day_tokens and (no := _window(used.day_tokens, reserved, demand.tokens, self.day_tokens)) is not None:
+            return Refused("tokens_per_day", self.day_tokens, *no)
+        if self.month_tokens and (no := _window(used.month_tokens, reserved, demand.tokens, self.month_tokens)) is not None:
+            return Refused("tokens_per_month", self.month_tokens, *no)
+        reserved = reading.reserved_money
+        if self.day_money is not None and (no := _window(used.day_money, reserved, demand.money, self.day_money)) is not None:
+            return Refused("budget_per_day", self.day_money, *no)
+        if (
+            self.month_money is not None
+            and (no := _window(used.month_money, reserved, demand.money, self.month_money)) is not None
+        ):
+            return Refused("budget_per_month", self.month_money, *no)
+        return None
+
+
+NOTHING = Rules()
+_BUSY = 5.0
+"""Seconds after which requests that hold the rest of a budget may be over."""
+
+
+def _window(used: int, reserved: int, cost: int, limit: int) -> tuple[float | None, bool] | None:
+    if cost <= 0:
+        return None  # what costs nothing needs no budget
+    if used >= limit:
+        return None, False
+    if reserved > 0 and used + reserved + cost > limit:
+        return _BUSY, True
+    return None
+
+
+def compiled(limits: Limits | None, currency: str | None) -> Rules:
+    """`limits` as numbers. A budget in another currency than the installation's prices admits nothing that costs something."""
+    if limits is None:
+        return NOTHING
+    return Rules(
+        requests=_count(limits.requests_per_minute),
+        tokens=_count(limits.tokens_per_minute),
+        parallel=_count(limits.parallel),
+        day_tokens=_count(limits.tokens_per_day),
+        month_tokens=_count(limits.tokens_per_month),
+        day_money=_money(limits.budget_per_day, currency),
+        month_money=_money(limits.budget_per_month, currency),
+    )
+
+
+def _count(value: int | str | None) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _money(value: Money | str | None, currency: str | None) -> int | None:
+    if not isinstance(value, Money):
+        return None
+    if currency is not None and value.currency != currency:
+        _log.error("budget_in_another_currency", budget=str(value), currency=currency)
+        return 0
+    return nanos_of(value)
+
+
+def whole_seconds(seconds: float) -> int:
+    """Rounded up, at least 1."""
+    return max(1, math.ceil(seconds))

@@ -1,0 +1,114 @@
+"""What those who ask are told: refusals in OpenAI's shape, and how much is left, as OpenAI's `x-ratelimit-*` headers. Pure."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from lamplighter.core.errors import RequestError
+from lamplighter.costs import amount_of
+from lamplighter.gateway.admission.counters import Demand, Reading
+from lamplighter.gateway.admission.rules import Refused, Rules, whole_seconds
+from lamplighter.gateway.wire import Headers
+
+MOST_RETRY_AFTER = 60
+"""Seconds: clients' libraries give up when they are told to wait longer."""
+QUOTA_RETRY_AFTER = 3600
+"""Seconds, for a day's or month's limit. Its true end is in the error; a client that obeys this header must not sleep for weeks."""
+
+_UNITS = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "parallel": "requests at the same time",
+    "tokens_per_day": "tokens a day",
+    "tokens_per_month": "tokens a month",
+    "budget_per_day": "a day",
+    "budget_per_month": "a month",
+}
+
+
+class LimitReached(RequestError):
+    """A limit or budget refuses a request. `limit`: the setting's name; `resets_at`: Unix seconds at which there is room again."""
+
+    def __init__(self, message: str, *, limit: str, resets_at: float, **more: Any) -> None:
+        super().__init__(message, status=429, **more)
+        self.limit = limit
+        self.resets_at = resets_at
+
+    def body(self) -> dict[str, Any]:
+        body = super().body()
+        body["error"]["limit"] = self.limit
+        body["error"]["resets_at"] = round(self.resets_at, 3)
+        return body
+
+
+def limit_reached(
+    refused: Refused, whose: str, *, now: float, window_ends: float, currency: str | None, headers: Headers
+) -> LimitReached:
+    """The error for `refused`. `whose`: the subject in words; `now`, `window_ends`: Unix seconds."""
+    shown = tuple((name.decode(), value.decode()) for name, value in headers)
+    most = str(amount_of(refused.most, currency or "")).strip() if refused.limit.startswith("budget") else f"{refused.most:,}"
+    sentence = f"{whose} may use {most} {_UNITS[refused.limit]}"
+    if refused.wait is None:
+        ends = dt.datetime.fromtimestamp(window_ends, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return LimitReached(
+            f"{sentence}, and they are used up. It begins anew at {ends}.",
+            limit=refused.limit,
+            resets_at=window_ends,
+            type="insufficient_quota",
+            code="insufficient_quota",
+            next_step="Wait until then, or ask whoever runs this Lamplighter for more: `lamplighter keys limit`.",
+            retry_after=min(QUOTA_RETRY_AFTER, whole_seconds(window_ends - now)),
+            headers=(*shown, ("x-should-retry", "false")),
+        )
+    after = min(MOST_RETRY_AFTER, whole_seconds(refused.wait))
+    if refused.reserved:
+        message = f"{sentence}. What is left is reserved for requests that are under way."
+        step = "Ask again when one of them is over, or send `max_tokens`: without it a request reserves all that the model could write."
+    else:
+        message = f"{sentence}. Try again in {_span(refused.wait)}."
+        step = "Slow down, or ask whoever runs this Lamplighter for more."
+    return LimitReached(
+        message,
+        limit=refused.limit,
+        resets_at=now + refused.wait,
+        type="tokens" if "token" in refused.limit or refused.reserved else "requests",
+        code="rate_limit_exceeded",
+        next_step=step,
+        retry_after=after,
+        headers=shown,
+    )
+
+
+def left(rules: Sequence[Rules], readings: Sequence[Reading], taken: Demand | None) -> Headers:
+    """`x-ratelimit-*`: of each kind the limit of which the least is left. `taken`: a request that the readings do not know of yet."""
+    headers: Headers = []
+    for kind in (b"requests", b"tokens"):
+        rest, limit, fill = 0.0, 0, 0.0
+        for rule, reading in zip(rules, readings, strict=True):
+            if kind == b"requests":
+                most, full = rule.requests, reading.requests + (taken is not None)
+            else:
+                most, full = rule.tokens, reading.tokens + (rule.need(taken) if taken is not None else 0)
+            if most and (not limit or most - full < rest):
+                rest, limit, fill = most - full, most, full
+        if limit:
+            headers += _headers(kind, rest, limit, fill)
+    return headers
+
+
+def _headers(kind: bytes, rest: float, limit: int, fill: float) -> Headers:
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, int(rest + 1e-6))),
+        (b"x-ratelimit-reset-" + kind, _span(max(0.0, fill) * 60 / limit).encode()),
+    ]
+
+
+def _span(seconds: float) -> str:
+    """As OpenAI writes it: `20ms`, `1.5s`, `6m0s`."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    if seconds < 60:
+        return f"{round(seconds, 1):g}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s"
