@@ -17,6 +17,7 @@ from lamplighter.config import ModelConfig
 from lamplighter.config.routing import RoutingConfig
 from lamplighter.core.clock import Clock
 from lamplighter.engines.base import Capability
+from lamplighter.engines.continuing import Continues
 from lamplighter.gateway.balance import Candidate, bounded, digest, grown, least_loaded, ranked
 from lamplighter.gateway.breaker import Breaker, Outcome, Report, State
 from lamplighter.gateway.fairness import FairQueue, Pace
@@ -127,6 +128,8 @@ class Lane:
         """The gateway ends: nobody may wait any longer."""
         self.upstream_model = name
         self.capabilities: frozenset[Capability] = frozenset()
+        self.continues: Continues | None = None
+        """How its engine goes on with an answer that another one began; None: not at all."""
         self.fallbacks: tuple[str, ...] = ()
         """Models that answer, in this order, when this one cannot."""
         self.places = 1

@@ -11,6 +11,7 @@ from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.states import SERVING, ReplicaState
 from lamplighter.engines.base import Engine
+from lamplighter.engines.continuing import way_of
 from lamplighter.gateway.breaker import LEVEL, Breaker, Outcome, Report
 from lamplighter.gateway.lane import ANYBODY, Asker, Lane, Reporter, Target
 from lamplighter.gateway.upstream import Upstreams
@@ -150,6 +151,7 @@ class Lanes:
             lane.static = not self._config.pools[config.pool].elastic
             lane.upstream_model = engine.upstream_model(name, config) if engine else name
             lane.capabilities = engine.capabilities(config) if engine else frozenset()
+            lane.continues = way_of(engine)
             lane.fallbacks = tuple(config.fallback)
             lane.places = config.max_parallel or self._most(config)
         self._aliases = {alias: name for name, config in models.items() for alias in config.aliases}

@@ -8,6 +8,7 @@ import httpx
 from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe
+from lamplighter.engines.continuing import Continues
 from lamplighter.engines.probing import get
 from lamplighter.engines.sources.files import parse
 
@@ -16,6 +17,7 @@ class LlamaCpp:
     """llama.cpp through its wheel `xllamacpp`, one process per replica."""
 
     kind = "llamacpp"
+    continues = Continues.PREFILL
 
     def upstream_model(self, name: str, config: ModelConfig) -> str:
         """Its own name: the process serves the model under the name that clients use."""
