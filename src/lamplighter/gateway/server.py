@@ -10,8 +10,8 @@ from email.utils import formatdate
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lamplighter.gateway.framing import StrictProtocol
 from lamplighter.gateway.wire import DirectWire
 
 MAX_HEAD = 32 * 1024
@@ -28,7 +28,7 @@ _TOO_LARGE = (
 )
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(StrictProtocol):
     """One client's connection. `wire` is the answer under way, told at once of a client that leaves or cannot keep up."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,7 +36,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.wire: DirectWire | None = None
         self._extensions = {"lamplighter.connection": self}
         self._head_size = 0
-        self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
 
     def fixed_headers(self) -> bytes:
@@ -89,14 +88,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item] # not data: the way back to this object
 
     def on_headers_complete(self) -> None:
+        self.check_head()
         self._in_head = False
         self._head_size = 0
         self._disarm()
         super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._in_head = True
-        super().on_message_complete()
 
     # -- slow clients
 
