@@ -40,7 +40,7 @@ class PretendedEngine:
         return config.source or name
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
-        return frozenset(Capability)
+        return frozenset(Capability if config.capabilities is None else map(Capability, config.capabilities))
 
     def command(self, spec: LaunchSpec) -> Command:
         raise NotImplementedError

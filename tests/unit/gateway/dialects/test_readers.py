@@ -76,7 +76,7 @@ def run(reader: StreamReader, pieces: Sequence[bytes]) -> bytes:
 
 def without_times(data: bytes) -> list[Any]:
     """Lines or events without what the clock decides."""
-    found = []
+    found: list[Any] = []
     for line in data.splitlines():
         text = line.removeprefix(b"data: ")
         if text.startswith(b"{"):
