@@ -52,7 +52,7 @@ class Sick:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.before = self.after = False
         self._write = usage.write
-        monkeypatch.setattr(module.usage, "write", self)
+        monkeypatch.setattr(usage, "write", self)
 
     async def __call__(self, store: Store, entries: Sequence[Entry], *, again: bool = False) -> None:
         if self.before:
