@@ -6,32 +6,15 @@ from typing import Any
 
 import pytest
 
-from lamplighter.config import GatewayConfig, ModelConfig
-from lamplighter.config.routing import BreakerConfig, RoutingConfig
-from lamplighter.core.endpoint import Endpoint
+from lamplighter.config import GatewayConfig
 from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.gateway import hold
-from lamplighter.gateway.breaker import Breaker, Outcome
-from lamplighter.gateway.connection import Limits
+from lamplighter.gateway.breaker import Outcome
 from lamplighter.gateway.lane import ANYBODY, EXCLUDED, Lane, Target
-from lamplighter.gateway.upstream import Upstream
 from lamplighter.store.wakes import Stage, Wake
 from lamplighter.testing.clock import VirtualClock
-
-
-class Noted:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.urgent = 0
-        self.emptied_targets: list[Target] = []
-
-    def touch(self, lane: Lane, *, urgent: bool = False) -> None:
-        self.urgent += urgent
-
-    def emptied(self, target: Target) -> None:
-        self.emptied_targets.append(target)
+from tests.unit.gateway.lanes import Noted, lane_of, target_of
 
 
 def settings(**more: Any) -> GatewayConfig:
@@ -45,20 +28,7 @@ async def clock() -> VirtualClock:
 
 @pytest.fixture
 def lane(clock: VirtualClock) -> Lane:
-    lane = Lane(
-        "big",
-        ModelConfig.model_validate({"engine": "fake", "pool": "cloud"}),
-        RoutingConfig.model_validate({}),
-        Noted(),
-        clock,
-    )
-    lane.places = 1024
-    return lane
-
-
-def target(clock: VirtualClock, name: str = "rep_1") -> Target:
-    breaker = Breaker(BreakerConfig.model_validate({}), clock.monotonic())
-    return Target(name, Upstream(Endpoint("http://127.0.0.1:1"), Limits(), clock), breaker)
+    return lane_of(clock)
 
 
 def waking(clock: VirtualClock, **more: Any) -> Wake:
@@ -78,7 +48,7 @@ async def test_waiting_ends_when_a_target_is_there(clock: VirtualClock, lane: La
     waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=clock.monotonic(), limit=55, on_beat=None))
     await clock.advance(7)
     assert (lane.queued, lane.oldest_queued_at) == (1, clock.time() - 7)
-    set_view(lane, target(clock))
+    set_view(lane, target_of(clock))
     one = await waiting
     assert one in lane.targets
     lane.release(one, Outcome.OK)
@@ -167,13 +137,13 @@ async def test_an_old_failure_concerns_nobody_new(clock: VirtualClock, lane: Lan
     waiting = asyncio.create_task(hold.hold(lane, ANYBODY, settings(), clock, began=31, limit=55, on_beat=None))
     await clock.advance(1)
     assert not waiting.done()
-    set_view(lane, target(clock))
+    set_view(lane, target_of(clock))
     await waiting
 
 
 async def test_a_target_that_refused_is_tried_again(clock: VirtualClock, lane: Lane) -> None:
     """After one refused connection a replica would stay unused for ever."""
-    one = target(clock)
+    one = target_of(clock)
     set_view(lane, one)
     assert lane.seize(ANYBODY) is one
     lane.release(one, Outcome.CONNECT)
@@ -198,7 +168,7 @@ async def test_retry_after_is_what_is_left(
 
 async def test_the_less_busy_replica_is_next(clock: VirtualClock, lane: Lane) -> None:
     """Requests would pile up on one replica."""
-    targets = [target(clock, f"rep_{index}") for index in range(5)]
+    targets = [target_of(clock, f"rep_{index}") for index in range(5)]
     set_view(lane, *targets)
     for _ in range(1000):
         assert lane.seize(ANYBODY) is not None
@@ -213,7 +183,7 @@ async def test_the_less_busy_replica_is_next(clock: VirtualClock, lane: Lane) ->
 
 async def test_a_draining_target_is_left_when_its_last_answer_ends(clock: VirtualClock, lane: Lane) -> None:
     """The drain would wait for ever, or the engine be stopped too early."""
-    one = target(clock)
+    one = target_of(clock)
     set_view(lane, one)
     assert lane.seize(ANYBODY) is lane.seize(ANYBODY) is one
     one.draining_epoch = 4
