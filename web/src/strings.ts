@@ -229,6 +229,7 @@ export const strings = {
       disk_full: "Disk full",
       engine_missing: "Engine not installed",
       engine_crashed: "Engine crashed",
+      engine_refused: "Settings not accepted",
       unreachable: "Machine not reachable",
       provider_error: "Provider refused",
     } as Record<string, string>,

@@ -17,6 +17,8 @@ COMING = frozenset({S.LAUNCHING, S.STARTING, S.PARKED})
 STAYING = frozenset({S.LAUNCHING, S.STARTING, S.PARKED, S.READY, S.UNREACHABLE})
 """Serves, or will."""
 _SERVING = frozenset({S.READY})
+_RESTING = frozenset({S.READY, S.PARKED})
+"""Has its capacity, whether it serves or sleeps."""
 ORDER_FRESH = 60.0
 """Seconds for which an order to sleep is followed although an answer ended after it: that answer was running when the order came."""
 REVOCABLE = frozenset({StopReason.IDLE, StopReason.ASKED, StopReason.SCALE_DOWN, StopReason.SWAP})
@@ -48,28 +50,36 @@ class PoolView:
     """One pool. `models`: those assigned to it, in the order of the configuration.
 
     `blocked_until`: models whose last wake failed, and when it may be tried again. `waking`: models with a wake under way: no other begins.
-    `floors`: by model, the most replicas that were needed at once within the policy's `scale_down_after`, see `Window`.
+    `halted`: those of them in whose wake a replica failed: nothing joins it. `floors`: by model, the most replicas that were needed at once
+    within the policy's `scale_down_after`; `ceilings`: the fewest within `scale_up_after`, see `Pace`. No entry: no limit.
     """
 
     models: tuple[str, ...]
     replicas: tuple[ReplicaView, ...] = ()
     blocked_until: Mapping[str, float] = field(default_factory=dict)
     waking: frozenset[str] = frozenset()
+    halted: frozenset[str] = frozenset()
     floors: Mapping[str, int] = field(default_factory=dict)
+    ceilings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A pool's settings as `plan` and `reconcile` need them; seconds. `elastic`: false for always-on capacity, which is never touched."""
+    """A pool's settings as `plan` and `reconcile` need them; seconds.
+
+    `elastic`: false for always-on capacity, which is never touched. `per_model`: the most replicas of one model, where more make no sense.
+    """
 
     elastic: bool = True
     sleep_after: float = 600.0
     min_replicas: int = 0
     max_replicas: int = 1
+    per_model: int = 1_000_000
     boot_deadline: float = 900.0
     swap_after: float = 60.0
     min_residency: float = 120.0
     target_per_replica: int = 8
+    scale_up_after: float = 3.0
     scale_down_after: float = 300.0
     drain_deadline: float = 3600.0
     hung_after: float = 60.0
@@ -111,6 +121,51 @@ class Window:
     def most(self) -> int:
         """0 when nothing was noted."""
         return self.samples[0][1] if self.samples else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trough:
+    """The least count needed all through a sliding window: what stabilises scaling up. A sample counts until the next one."""
+
+    samples: tuple[tuple[float, int], ...] = ()
+    """(Unix seconds, needed), the needed strictly rising with time; the first also stands for all before it."""
+
+    def note(self, needed: int, now: float, span: float) -> "Trough":
+        """With one more sample; those that no longer count, `span` seconds long, are forgotten."""
+        kept = (*(sample for sample in self.samples if sample[1] < needed), (now, needed))
+        while len(kept) > 1 and kept[1][0] <= now - span:
+            kept = kept[1:]
+        return Trough(kept)
+
+    @property
+    def least(self) -> int:
+        """0 when nothing was noted."""
+        return self.samples[0][1] if self.samples else 0
+
+    def rises_at(self, span: float) -> float | None:
+        """When the least count rises if nothing new is noted (Unix seconds); None when it will not."""
+        return self.samples[1][0] + span if len(self.samples) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the count of one model's replicas may follow its demand, as a value: down late, up after a moment, a batch at a time."""
+
+    high: Window = Window()
+    low: Trough = Trough()
+
+    @classmethod
+    def begin(cls, present: int, now: float, policy: Policy) -> "Pace":
+        """What was needed before is not known: the present count stands for it."""
+        return cls(Window().note(present, now, policy.scale_down_after), Trough(((now, present),)))
+
+    def note(self, needed: int, now: float, policy: Policy) -> "Pace":
+        """With what is needed now."""
+        return Pace(self.high.note(needed, now, policy.scale_down_after), self.low.note(needed, now, policy.scale_up_after))
+
+    def launched(self, present: int, now: float) -> "Pace":
+        """After a batch was launched: `present` replicas now. The next batch must be needed anew for the whole window."""
+        return Pace(self.high, Trough(((now, present),)))
 
 
 def needed(demand: Demand | None, policy: Policy, now: float) -> int:
@@ -158,7 +213,9 @@ class _Planner:
         second place while another has none. A pool's minimum goes to models that are asked for, then to residents, then to the first of
         the configuration.
         """
-        wants = {model: needed(self.demand[model], self.policy, self.now) for model in self.view.models}
+        wants = {
+            model: min(self.policy.per_model, needed(self.demand[model], self.policy, self.now)) for model in self.view.models
+        }
         residents = {r.model for r in self.view.replicas if r.state in STAYING and r.owned}
         order = sorted(
             (model for model in self.view.models if wants[model]),
@@ -195,7 +252,7 @@ class _Planner:
         for replica in list(self.untouched.values()):
             if replica.state in (S.FAILED, S.LOST):
                 self._stop(replica, StopReason.FAILED)
-            elif replica.state is S.UNREACHABLE and self.now - replica.since >= self.policy.hung_after:
+            elif self._hangs(replica):
                 self._stop(replica, HealthReason.HUNG)
             elif replica.state is S.DRAINING and replica.drained:
                 self._stop(replica, replica.reason)
@@ -205,6 +262,11 @@ class _Planner:
                 self._stop(replica, StopReason.UNOWNED)
             elif not replica.owned and replica.state in (S.READY, S.UNREACHABLE):
                 self._drain(replica, StopReason.UNOWNED)
+
+    def _hangs(self, replica: ReplicaView) -> bool:
+        """It is out of reach; or its engine was put to sleep behind our back, and nobody wakes it although its model is asked for."""
+        asked_in_vain = replica.state is S.PARKED and replica.owned and self._asks(replica.model)
+        return (replica.state is S.UNREACHABLE or asked_in_vain) and self.now - replica.since >= self.policy.hung_after
 
     def _call_off_drains(self) -> None:
         for replica in list(self.untouched.values()):
@@ -238,31 +300,31 @@ class _Planner:
                     self._stop(replica, StopReason.ASKED)
 
     def _sleep_the_idle(self) -> None:
-        spare = self._count_all(_SERVING) - self.policy.min_replicas
-        for replica in sorted(self._in(_SERVING), key=lambda replica: replica.ready_at or 0.0):
+        spare = self._count_all(_RESTING) - self.policy.min_replicas
+        for replica in sorted(self._in(_RESTING), key=lambda replica: replica.ready_at or 0.0):
             demand = self.demand[replica.model]
             at = demand.sleeps_at(replica.ready_at, self.policy.sleep_after)
             if spare > 0 and at is not None and at <= self.now and not _wanted(demand, self.now):
-                self._drain(replica, StopReason.IDLE)
+                self._retire(replica, StopReason.IDLE)
                 spare -= 1
 
     def _scale_down(self) -> None:
         """Surplus replicas, after fewer have been enough for a while; one of each model is left to the idle time.
 
-        What is beyond the pool's maximum (it was lowered, or replicas were adopted) goes at once.
+        What is beyond the pool's maximum (it was lowered, or replicas were adopted) goes at once. What serves nobody yet goes first.
         """
         for model in self.view.models:
-            floor = min(self.view.floors.get(model, 0), self.policy.max_replicas)
+            floor = min(self.view.floors.get(model, 0), self.policy.max_replicas, self.policy.per_model)
             keep = max(1, self.shares[model], floor)
             surplus = self._count(model, STAYING) - keep
             if surplus > 0:
                 for replica in self._spare(model)[:surplus]:
-                    self._drain(replica, StopReason.SCALE_DOWN)
+                    self._retire(replica, StopReason.SCALE_DOWN)
         excess = self._count_all(STAYING) - self.policy.max_replicas
         if excess > 0:
-            ready = sorted(self._in(_SERVING), key=lambda r: (self.shares[r.model] > 0, r.load, -(r.ready_at or 0.0), r.id))
-            for replica in ready[:excess]:
-                self._drain(replica, StopReason.SCALE_DOWN)
+            some = sorted(self._in(COMING | _SERVING), key=lambda r: (self.shares[r.model] > 0, *_dispensable(r)))
+            for replica in some[:excess]:
+                self._retire(replica, StopReason.SCALE_DOWN)
 
     def _make_room(self) -> None:
         """In a full pool, residents that can be spared make room for models that wait, the longest waiting first.
@@ -320,12 +382,16 @@ class _Planner:
         return self._asks(model) and not coming and not self._blocked(model) and model not in self.view.waking
 
     def _missing(self, model: str) -> int:
-        if self._blocked(model) or model in self.view.waking or self._held_asleep(model):
+        """How many to launch now if there are places: the first at once, more when they have been needed for a while."""
+        if self._blocked(model) or model in self.view.halted or self._held_asleep(model):
+            return 0
+        staying = self._count(model, STAYING)
+        if model in self.view.waking and not staying:
             return 0
         share = self.shares[model]
         if self._asks(model) and not share:
             share = 1  # it waits for a place; if one is free now, it is not denied
-        return max(0, share - self._count(model, STAYING))
+        return max(0, min(share, max(1, self.policy.min_replicas, self.view.ceilings.get(model, share))) - staying)
 
     def _held_asleep(self, model: str) -> bool:
         """A person sent it to sleep and nobody asked since: a pool's minimum does not wake it again."""
@@ -349,14 +415,17 @@ class _Planner:
         return sum(self._count(model, states) for model in self.view.models)
 
     def _spare(self, model: str) -> list[ReplicaView]:
-        """Ready replicas of `model`, the least loaded first, of equals the youngest."""
-        ready = [r for r in self._in(_SERVING) if r.model == model]
-        return sorted(ready, key=lambda r: (r.load, -(r.ready_at or 0.0), r.id))
+        """Replicas of `model` that could go, the most dispensable first."""
+        return sorted((r for r in self._in(COMING | _SERVING) if r.model == model), key=_dispensable)
 
     # --- acting -------------------------------------------------------------------------------------------------------------------------
 
     def _drain(self, replica: ReplicaView, reason: Reason) -> None:
         self._act(Kind.DRAIN, replica, reason)
+
+    def _retire(self, replica: ReplicaView, reason: Reason) -> None:
+        """Let it go: drained when it serves, else at once."""
+        self._act(Kind.DRAIN if replica.state is S.READY else Kind.STOP, replica, reason)
 
     def _stop(self, replica: ReplicaView, reason: Reason | None) -> None:
         self._act(Kind.STOP, replica, reason)
@@ -368,3 +437,9 @@ class _Planner:
 
 def _wanted(demand: Demand, now: float) -> bool:
     return demand.wanted_until is not None and demand.wanted_until > now
+
+
+def _dispensable(replica: ReplicaView) -> tuple[bool, bool, int, float, str]:
+    """Sorts what can go first first: what sleeps, what is not ready yet (the youngest), then the least loaded, of equals the youngest."""
+    young = -(replica.ready_at or replica.created_at)
+    return (replica.state is not S.PARKED, replica.state is S.READY, replica.load, young, replica.id)

@@ -5,20 +5,22 @@ Not responsible for when a round is due (`loop`), for leading (`keeper`), nor fo
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import structlog
 
-from lamplighter.capacity.plan import Action, Kind, PoolView, ReplicaView, Window, needed, plan
+from lamplighter.capacity.plan import STAYING, Action, Kind, Pace, PoolView, ReplicaView, needed, plan
 from lamplighter.capacity.policy import policy_of
 from lamplighter.capacity.prober import Prober
 from lamplighter.capacity.reconcile import bind, current_stage, transition
 from lamplighter.capacity.wakebook import Wakebook
+from lamplighter.capacity.warm import warmed
 from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import within
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
-from lamplighter.core.reasons import StopReason, WakeFailure
+from lamplighter.core.reasons import LossReason, Reason, StopReason, WakeFailure
 from lamplighter.core.states import HOLDING, WAKING, ReplicaState
 from lamplighter.engines.base import Engine, Probe
 from lamplighter.observability.metrics import Metrics
@@ -35,6 +37,8 @@ S = ReplicaState
 
 CALL_LIMIT = 20.0
 """Seconds after which a provider's call is abandoned: the contract says that it returns at once."""
+LEAD_FOR = 60.0
+"""Seconds for which the time is not worked out again by which a model is woken before its hours."""
 ENDING_PAUSE = 0.05
 """Seconds between looks while everything ends."""
 _DOOMED = frozenset({S.FAILED, S.STOPPING, S.LOST})
@@ -47,6 +51,14 @@ class _News(TypedDict, total=False):
     endpoint: Endpoint
     stage: str
     models: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Fallen:
+    """Replicas that failed or were lost in one round. `unsteady`: those that had been ready, but only just."""
+
+    before_ready: list[Replica] = field(default_factory=list)
+    unsteady: list[Replica] = field(default_factory=list)
 
 
 class PoolKeeper:
@@ -79,7 +91,11 @@ class PoolKeeper:
         self._prober = Prober(engines, config.keeper, store.clock)
         self._wakebook = Wakebook(store, name, provider.stages, term, config.keeper, metrics)
         self._built: dict[str, Mapping[str, object]] = {}
-        self._windows: dict[str, Window] = {}
+        self._paces: dict[str, Pace] = {}
+        self._leads: dict[str, tuple[float, float]] = {}
+        """By model: seconds by which its hours are anticipated, and when that was worked out (monotonic)."""
+        self._halted: set[str] = set()
+        """Wakes in which a replica failed while others went on: nothing more joins them."""
         self._left: set[str] = set()
         self._log = _log.bind(pool=name)
 
@@ -97,8 +113,12 @@ class PoolKeeper:
         rows, seen = await self._bind(rows, observations)
         probes = await self._prober.round(rows, seen, self.models, urgent)
         rows, fallen, changed = await self._conclude(rows, seen, probes)
-        waking = await self._wakebook.follow(await self._under_way(), rows, seen, fallen)
-        acted = await self._decide(rows, waking)
+        under_way = await self._under_way()
+        going = await self._wakebook.follow(under_way, rows, seen, fallen.before_ready)
+        for row in fallen.unsteady:
+            await self._wakebook.unsteady(row)
+        self._halted = {wake.id for wake in under_way} & (self._halted | {row.wake_id or "" for row in fallen.before_ready})
+        acted = await self._decide(rows, {wake.model: wake for wake in under_way if wake.model in going})
         changed |= acted
         self.rows = await replicas.living(self._store, pool=self.name) if acted else rows
         self._built = {row.id: self._built[row.id] for row in self.rows if row.id in self._built}
@@ -199,10 +219,10 @@ class PoolKeeper:
 
     async def _conclude(
         self, rows: Sequence[Replica], seen: Mapping[str, Observation], probes: Mapping[str, Probe]
-    ) -> tuple[list[Replica], list[Replica], bool]:
-        """Advance every replica as far as what is known carries it. The rows not gone, those that fell before they were ready, any change."""
+    ) -> tuple[list[Replica], "_Fallen", bool]:
+        """Advance every replica as far as what is known carries it. The rows not gone, those that fell, and whether anything changed."""
         alive: list[Replica] = []
-        fallen: list[Replica] = []
+        fallen = _Fallen()
         changed = False
         for row in rows:
             probe = probes.get(row.id)
@@ -223,52 +243,80 @@ class PoolKeeper:
                     reason=change.reason and change.reason.value,
                     detail=change.detail,
                 )
-                if before.state in WAKING and change.state in (S.FAILED, S.LOST):
-                    fallen.append(current)
+                if change.state in (S.FAILED, S.LOST) and before.state in WAKING and before.ready_at is None:
+                    fallen.before_ready.append(current)
+                elif change.state in (S.FAILED, S.LOST) and self._unsteady(before, change.reason):
+                    fallen.unsteady.append(current)
             if current.state is not S.GONE:
                 alive.append(current)
         return alive, fallen, changed
 
-    async def _decide(self, rows: Sequence[Replica], waking: Collection[str]) -> bool:
-        """Ask `plan` and write its decisions; whether there were any. `waking`: models with a wake under way."""
-        demand = await demand_store.totals(self._store)
+    def _unsteady(self, row: Replica, reason: Reason | None) -> bool:
+        """Whether what was ready fell so soon that its wake counts as failed. What the provider took back is no fault of the model's."""
+        lasted = self._clock.time() - row.ready_at if row.ready_at is not None else float("inf")
+        return self.policy.elastic and reason is not LossReason.SPOT_RECLAIMED and lasted < self._config.keeper.steady_after
+
+    async def _decide(self, rows: Sequence[Replica], waking: Mapping[str, Wake]) -> bool:
+        """Ask `plan` and write its decisions; whether there were any. `waking`: by model, the wake under way."""
+        demand = await self._demand()
         latest = {model: wake for (_, model), wake in (await wakes.latest(self._store, pool=self.name)).items()}
         if not self.policy.elastic:
             await self._tell_unreachable(rows, demand, latest)
             return False
-        view = await self._view(rows, demand, latest, frozenset(waking))
+        view = await self._view(rows, demand, latest, waking)
         actions = plan(view, demand, self.policy, self._clock.time())
-        begun: dict[str, Wake] = {}
+        joined = dict(waking)  # more of what is waking already is part of the same wake
         for action in actions:
-            await self._act(action, latest, begun)
+            await self._act(action, latest, joined)
+        for model, more in Counter(action.model for action in actions if action.kind is Kind.LAUNCH).items():
+            present = sum(row.models == (model,) and row.state in STAYING for row in rows)
+            self._paces[model] = self._paces[model].launched(present + more, self._clock.time())
         return bool(actions)
 
+    async def _demand(self) -> dict[str, Demand]:
+        """What clients and people ask of this pool's models, and what their hours do."""
+        now, found = self._clock.time(), await demand_store.totals(self._store)
+        for model, config in self.models.items():
+            schedule = self._config.hours(config)
+            if schedule and self.policy.elastic:
+                at, ahead = self._leads.get(model, (float("-inf"), 0.0))
+                if self._clock.monotonic() - at >= LEAD_FOR:
+                    ahead = await self._wakebook.lead(model)
+                    self._leads[model] = (self._clock.monotonic(), ahead)
+                found[model] = warmed(found.get(model) or Demand(model), schedule, now, ahead)
+        return found
+
     async def _view(
-        self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake], waking: frozenset[str]
+        self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake], waking: Mapping[str, Wake]
     ) -> PoolView:
         now = self._clock.time()
         blocked = {
             model: wake.retry_at for model, wake in latest.items() if wake.outcome == "failed" and wake.retry_at is not None
         }
-        self.due_at = min((at for at in self._dates(rows, demand, blocked) if at > now), default=float("inf"))
         for model in self.models:
             count = max(needed(demand.get(model), self.policy, now), self.policy.min_replicas)
-            ready = sum(row.models == (model,) and row.state in HOLDING for row in rows)
-            # What was needed before this term began is not known: the present count stands for it.
-            window = self._windows.get(model) or Window().note(ready, now, self.policy.scale_down_after)
-            self._windows[model] = window.note(count, now, self.policy.scale_down_after)
+            present = sum(row.models == (model,) and row.state in HOLDING for row in rows)
+            pace = self._paces.get(model) or Pace.begin(present, now, self.policy)
+            self._paces[model] = pace.note(count, now, self.policy)
+        self.due_at = min((at for at in self._dates(rows, demand, blocked) if at > now), default=float("inf"))
         return PoolView(
             models=tuple(self.models),
             replicas=tuple([await self._replica_view(row, demand) for row in rows]),
             blocked_until=blocked,
-            waking=waking,
-            floors={model: window.most for model, window in self._windows.items()},
+            waking=frozenset(waking),
+            halted=frozenset(model for model, wake in waking.items() if wake.id in self._halted),
+            floors={model: pace.high.most for model, pace in self._paces.items()},
+            ceilings={model: pace.low.least for model, pace in self._paces.items()},
         )
 
     def _dates(self, rows: Sequence[Replica], demand: Mapping[str, Demand], blocked: Mapping[str, float]) -> Iterator[float]:
         """When a pause ends that somebody waits for, and when what is ready goes to sleep."""
         now = self._clock.time()
         yield from (at for model, at in blocked.items() if needed(demand.get(model), self.policy, now))
+        for pace in self._paces.values():
+            rises = pace.low.rises_at(self.policy.scale_up_after)
+            if rises is not None:
+                yield rises
         for row in rows:
             if row.state is S.READY and row.models:
                 at = (demand.get(row.models[0]) or Demand(row.models[0])).sleeps_at(row.ready_at, self.policy.sleep_after)
@@ -293,15 +341,15 @@ class PoolKeeper:
             load=demand[model].loads.get(row.id, 0) if model in demand else 0,
         )
 
-    async def _act(self, action: Action, latest: Mapping[str, Wake], begun: dict[str, Wake]) -> None:
+    async def _act(self, action: Action, latest: Mapping[str, Wake], joined: dict[str, Wake]) -> None:
         self._log.info(
             "decided", action=action.kind.name.lower(), model=action.model, reason=action.reason and action.reason.value
         )
         if action.kind is Kind.LAUNCH:
-            if action.model not in begun:
-                begun[action.model] = await self._wakebook.begin(action.model, latest.get(action.model))
+            if action.model not in joined:
+                joined[action.model] = await self._wakebook.begin(action.model, latest.get(action.model))
             row = await replicas.launch(
-                self._store, pool=self.name, models=(action.model,), term=self._term, wake_id=begun[action.model].id
+                self._store, pool=self.name, models=(action.model,), term=self._term, wake_id=joined[action.model].id
             )
             self._built[row.id] = _settings(self.models[action.model])
             return
@@ -395,6 +443,11 @@ class PoolKeeper:
         self._metrics.keeper_step_seconds.labels().observe(seconds)
 
 
+_RUNS_ON = frozenset(
+    {"engine", "source", "context", "slots", "threads", "embeddings", "gpu_layers", "program", "arguments", "environment"}
+)
+
+
 def _settings(model: ModelConfig) -> Mapping[str, object]:
     """What a running replica depends on: a change of any of these asks for a new one."""
-    return model.model_dump(exclude={"while_waking", "pool"})
+    return model.model_dump(include=set(_RUNS_ON))

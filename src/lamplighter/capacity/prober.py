@@ -54,7 +54,7 @@ class Prober:
             return False
         if replica.state in WAKING:
             return True
-        if replica.state not in (ReplicaState.READY, ReplicaState.UNREACHABLE):
+        if replica.state not in (ReplicaState.READY, ReplicaState.UNREACHABLE, ReplicaState.PARKED):
             return False
         pause = AGAIN_AFTER if self.misses.get(replica.id) else self._config.interval
         return replica.id in urgent or self._clock.monotonic() - self._asked_at.get(replica.id, float("-inf")) >= pause

@@ -69,7 +69,8 @@ def _waking(replica: Replica, observation: Observation | None, probe: Probe | No
         return None  # a server of somebody else's: there is nothing to fail, it may answer any moment
     if probe is not None and probe.health is Health.FAILED:
         return Change(S.FAILED, probe.reason or WakeFailure.ENGINE_CRASHED, probe.detail)
-    if now - replica.created_at >= policy.boot_deadline:
+    began = replica.created_at if replica.ready_at is None else replica.since
+    if now - began >= policy.boot_deadline:
         stage = f"it was still in the stage {replica.stage}" if replica.stage else None
         return Change(S.FAILED, WakeFailure.BOOT_DEADLINE, stage)
     return None
@@ -90,6 +91,11 @@ def _serving(
             return Change(S.FAILED, probe.reason or WakeFailure.ENGINE_CRASHED, probe.detail)
     if probe is None:
         return None
+    if probe.health is Health.ASLEEP and replica.state is not S.PARKED:
+        # At once: a request sent there would hang.
+        return Change(S.PARKED, None, probe.detail)
+    if replica.state is S.PARKED:
+        return Change(S.STARTING, HealthReason.ANSWERED) if probe.health is Health.READY else None
     if replica.state is S.READY and misses >= policy.unreachable_after:
         return Change(S.UNREACHABLE, HealthReason.NO_ANSWER, probe.detail)
     if replica.state is S.UNREACHABLE and probe.health is Health.READY:

@@ -6,6 +6,7 @@ A wake's end is derived, never remembered: so a keeper that dies in the middle l
 from collections.abc import Mapping, Sequence
 
 from lamplighter.capacity.eta import PULLED_AFTER, Eta, estimate, expect_warm, pull_seconds
+from lamplighter.capacity.warm import lead
 from lamplighter.config import KeeperConfig
 from lamplighter.core.reasons import LossReason, Reason, WakeFailure
 from lamplighter.core.states import WAKING, ReplicaState
@@ -131,6 +132,23 @@ class Wakebook:
             self._store, pool=self._pool, model=model, stages=(), attempt=attempt, warm=False, eta_p50=None, eta_p90=None, term=self._term
         )  # fmt: skip
         await self._fail(wake, reason, detail)
+
+    async def unsteady(self, replica: Replica) -> None:
+        """A replica was ready and fell soon after: its wake did not last, so it counts among the failures in a row. Raises StaleTerm."""
+        newest = await wakes.latest(self._store, pool=self._pool)
+        for model in replica.models:
+            latest = newest.get((self._pool, model))
+            # The wake that made it ready carries the number of the try; after the failure's pause the next one goes on counting.
+            attempt = latest.attempt if latest is not None and latest.outcome == "ready" else None
+            reason = failure_of(replica.reason) or WakeFailure.ENGINE_CRASHED
+            await self.record(
+                model, reason, f"It was ready, and fell soon after. {replica.detail or ''}".strip(), attempt=attempt
+            )
+
+    async def lead(self, model: str) -> float:
+        """Seconds before a scheduled hour at which its wake must begin."""
+        past = await wakes.past(self._store, pool=self._pool, model=model)
+        return lead(estimate(past, warm=expect_warm(past)))
 
     async def _ready(self, wake: Wake, observation: Observation | None) -> None:
         now = self._store.clock.time()

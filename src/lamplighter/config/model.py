@@ -411,6 +411,11 @@ class Config(Section):
         """The installation's one currency; None while nothing in the file has a price or a budget."""
         return one_currency(self._moneys())
 
+    def hours(self, model: ModelConfig) -> tuple[str, ...]:
+        """When `model` stays awake although nobody asks: its own hours, or else its pool's."""
+        pool = self.pools.get(model.pool)
+        return model.keep_warm or (pool.keep_warm if pool is not None else ())
+
     def check_model(self, name: str, model: ModelConfig) -> None:
         """Whether `model` fits the pools and models of this tree. Raises ValueError that begins with the setting's path."""
         pool = self.pools.get(model.pool)

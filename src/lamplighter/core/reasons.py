@@ -25,6 +25,7 @@ class WakeFailure(StrEnum):
     DISK_FULL = "disk_full"
     ENGINE_MISSING = "engine_missing"
     ENGINE_CRASHED = "engine_crashed"
+    ENGINE_REFUSED = "engine_refused"
     UNREACHABLE = "unreachable"
     PROVIDER_ERROR = "provider_error"
 
@@ -76,6 +77,9 @@ VERDICTS: Mapping[WakeFailure, Verdict] = {
         False, False, 503, "The engine cannot run on this machine.", "Run `lamplighter doctor`: it names what is missing."
     ),
     WakeFailure.ENGINE_CRASHED: Verdict(True, False, 503, "The engine ended while it was starting.", "Read its log: `lamplighter doctor` says where."),
+    WakeFailure.ENGINE_REFUSED: Verdict(
+        False, False, 503, "The engine does not accept its settings.", "Correct the model's `arguments`; the engine's log says more."
+    ),
     WakeFailure.UNREACHABLE: Verdict(True, False, 503, "The server behind this model does not answer.", "Check that it runs and that its URL is right."),
     WakeFailure.PROVIDER_ERROR: Verdict(True, False, 503, "The provider refused or failed.", "See the detail, and run `lamplighter doctor`."),
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """What an engine kind must answer. One contract suite (`lamplighter.testing.contracts`) runs against every kind and every fake."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +31,8 @@ class Health(StrEnum):
     """It answers and says that it is not ready yet."""
     DOWN = "down"
     """No answer, or one that makes no sense."""
+    ASLEEP = "asleep"
+    """It answers, but its weights are unloaded (an engine's own sleep): a request would hang."""
     FAILED = "failed"
     """It answers and says that it will never be ready; `reason` tells why."""
 
@@ -39,7 +41,8 @@ class Health(StrEnum):
 class Probe:
     """What one health check found. `models`: upstream names it serves, when it tells. `context`: tokens a request may use, when it tells.
 
-    `running`, `waiting`: requests that the engine works on and that wait inside it, when it tells.
+    `running`, `waiting`: requests that the engine works on and that wait inside it, when it tells. `cache`: share 0..1 of its KV cache in use.
+    `capabilities`: the routes that it has, when it tells.
     """
 
     health: Health
@@ -50,6 +53,8 @@ class Probe:
     context: int | None = None
     running: int | None = None
     waiting: int | None = None
+    cache: float | None = None
+    capabilities: frozenset[Capability] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,18 @@ class LaunchSpec:
     key: str = field(repr=False)
     installation: str = ""
     handle: str = ""
+
+
+def declared(config: ModelConfig, usual: Collection[Capability]) -> frozenset[Capability]:
+    """What the configuration says that the model can be asked for, or else what its kind of engine usually has."""
+    return frozenset(usual) if config.capabilities is None else frozenset(map(Capability, config.capabilities))
+
+
+def capabilities_of(engine: "Engine", config: ModelConfig, found: Collection[str] | None) -> frozenset[Capability]:
+    """The same, corrected by what a running engine told of itself (`Probe.capabilities`); what the configuration says still wins."""
+    if config.capabilities is not None or found is None:
+        return engine.capabilities(config)
+    return frozenset(capability for capability in Capability if capability.value in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +113,40 @@ class Engine(Protocol):
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:
         """One health check that costs the engine nothing and never makes demand. Never raises for anything the network does."""
+        ...
+
+
+class Loading(Protocol):
+    """Told by `Resident.load` how far it is."""
+
+    def stage(self, name: str) -> None:
+        """The stage `name` begins, which ends the one before."""
+        ...
+
+    def progress(self, share: float | None, detail: str | None) -> None:
+        """How far the current stage is: 0..1 when known."""
+        ...
+
+
+class Resident(Protocol):
+    """An ability of engines whose server outlives its models: load and unload them there. Every method raises ProviderError."""
+
+    async def load(self, endpoint: Endpoint, name: str, config: ModelConfig, *, keep: float, loading: Loading) -> None:
+        """Bring the model into the server's memory, where it stays for `keep` seconds after its last use. As long as that takes."""
+        ...
+
+    async def hold(self, endpoint: Endpoint, name: str, config: ModelConfig, *, keep: float, timeout: float) -> None:
+        """Let a loaded model stay for another `keep` seconds."""
+        ...
+
+    async def unload(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> None:
+        """Free its memory once its answers are done. Succeeds when it is not loaded."""
+        ...
+
+    async def loaded(self, endpoint: Endpoint, *, timeout: float) -> frozenset[str]:
+        """The upstream names of what is in memory now."""
+        ...
+
+    def same(self, name: str, config: ModelConfig, loaded: frozenset[str]) -> bool:
+        """Whether the model is among what `loaded` gave: servers have several spellings for one model."""
         ...

@@ -6,7 +6,7 @@ from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
-from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe
+from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe, declared
 from lamplighter.engines.probing import get
 
 _NO_LIST = {httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED, httpx.codes.NOT_IMPLEMENTED}
@@ -24,7 +24,7 @@ class OpenAICompatible:
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
         """All routes: the server itself refuses what it does not have."""
-        return frozenset(Capability)
+        return declared(config, frozenset(Capability))
 
     def command(self, spec: LaunchSpec) -> Command:
         """Always raises ProviderError: such a server is somebody else's to start."""

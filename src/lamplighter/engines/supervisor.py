@@ -4,7 +4,8 @@
 - ends the engine when the lease was not renewed for `lease_seconds`, when the folder vanished, or on SIGTERM: at once, because the gateway
   has drained before;
 - records how the engine ended, also for a keeper that was not there to see it;
-- keeps `engine.log` below `MAX_LOG`.
+- keeps `engine.log` below `MAX_LOG`;
+- where the engine is a program of somebody else's (`grace`): asks it to end first, and leaves none of its children behind.
 A thread inside the engine could not do this: llama.cpp holds the interpreter's lock for as long as it loads weights. The engine half runs
 `body(life)` and, on Linux, is killed by the kernel the moment its supervisor is gone.
 
@@ -71,9 +72,23 @@ class Life:
         self._state = replace(self._state, stages=(*self._state.stages[:-1], last))
         self._write()
 
+    def update(self, progress: float | None, detail: str | None) -> None:
+        """How far the current stage is (0..1 when known), in words of the engine's; written at most five times a second."""
+        now = time.monotonic()
+        last = self._state.stages[-1]
+        if now - self._written < _PROGRESS_EVERY or (last.progress, last.detail) == (progress, detail):
+            return
+        self._state = replace(self._state, stages=(*self._state.stages[:-1], replace(last, progress=progress, detail=detail)))
+        self._write()
+
     def ready(self, url: str, context: int | None = None) -> None:
         """The engine answers at `url`."""
         self._state = replace(self._state, url=url, context=context, stages=self._ended())
+        self._write()
+
+    def ended(self, detail: str) -> None:
+        """Why the engine that was ready ends by itself."""
+        self._state = replace(self._state, detail=detail)
         self._write()
 
     def fail(self, failure: Failure) -> None:
@@ -92,8 +107,11 @@ class Life:
         self._written = time.monotonic()
 
 
-def run(folder: Path, body: Callable[[Life], None]) -> int:
+def run(folder: Path, body: Callable[[Life], None], *, grace: float = 0.0) -> int:
     """Claim `folder`, fork, run `body` in the engine half, watch it from the other. Returns the supervisor's exit status.
+
+    `grace`: seconds between asking the engine half to end (SIGTERM, which it handles) and killing it; then whatever else is in its process
+    group goes too, so this process must lead one. 0: it is killed at once.
 
     `body` makes the engine ready, calls `life.ready` and returns; the engine then serves until it is killed. It raises `Failure` for what a
     person should be told. Must be called by a single-threaded process, before anything heavy is imported.
@@ -115,8 +133,10 @@ def run(folder: Path, body: Callable[[Life], None]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         os.close(wake_read)
         os.close(wake_write)
-        _engine_half(Life(folder, spec, replace(state, engine_pid=os.getpid())), body, parent=state.pid)
-    ending = _supervise(folder, spec, pid, wake_read, wake_write)
+        _engine_half(Life(folder, spec, replace(state, engine_pid=os.getpid())), body, parent=state.pid, polite=grace > 0)
+    ending = _supervise(folder, spec, pid, wake_read, wake_write, grace)
+    if grace > 0:
+        end_group(os.getpid())
     _record(folder, state, ending, oom=_oom_kills() != kills)
     return 0
 
@@ -129,9 +149,9 @@ class _Ending:
         self.asked = asked
 
 
-def _engine_half(life: Life, body: Callable[[Life], None], *, parent: int) -> NoReturn:
-    """Signals keep their default action: they end it even while C++ holds the interpreter's lock."""
-    _die_with_parent(parent)
+def _engine_half(life: Life, body: Callable[[Life], None], *, parent: int, polite: bool) -> NoReturn:
+    """Signals keep their default action: they end it even while C++ holds the interpreter's lock. `polite`: `body` handles SIGTERM itself."""
+    die_with_parent(parent, signal.SIGTERM if polite else signal.SIGKILL)
     try:
         body(life)
         while True:
@@ -157,10 +177,11 @@ def _engine_half(life: Life, body: Callable[[Life], None], *, parent: int) -> No
         os._exit(1)
 
 
-def _supervise(folder: Path, spec: Spec, pid: int, wake_read: int, wake_write: int) -> _Ending:
+def _supervise(folder: Path, spec: Spec, pid: int, wake_read: int, wake_write: int, grace: float) -> _Ending:
     """Watch until the engine is gone. Woken by SIGCHLD and SIGTERM through the pipe, and once a second."""
     asked: str | None = None
     terminated = False
+    killed_at = float("inf")
 
     def on_term(_signal: int, _frame: object) -> None:
         nonlocal terminated
@@ -187,7 +208,10 @@ def _supervise(folder: Path, spec: Spec, pid: int, wake_read: int, wake_write: i
             elif now - renewed_at > spec.lease_seconds:
                 asked = f"Nobody renewed its lease for {spec.lease_seconds:g} s, so it ended itself."
             if asked is not None:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM if grace > 0 else signal.SIGKILL)
+                killed_at = now + grace
+        elif time.monotonic() >= killed_at:
+            os.kill(pid, signal.SIGKILL)
         _bound_log(folder / LOG)
         ready, _, _ = select.select([wake_read], [], [], 0.05 if asked else min(1.0, spec.lease_seconds / 4))
         if ready:
@@ -259,11 +283,26 @@ def _die_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _die_with_parent(parent: int) -> None:
-    """Linux: the kernel kills us with the supervisor. Elsewhere a thread looks once a second (late while weights load)."""
+def end_group(leader: int) -> None:
+    """Kill every other process of the group that `leader` (the supervisor) leads: what an engine started and left behind.
+
+    Does nothing in any other group: it could be that of somebody's terminal.
+    """
+    import psutil
+
+    if os.getpgrp() != leader:
+        return
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if pid not in (leader, os.getpid()) and os.getpgid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
+
+
+def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Linux: the kernel ends us with our `parent`. Elsewhere a thread looks once a second (late while weights load)."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
             if os.getppid() != parent:  # it went between the fork and the call
                 os._exit(1)
             return
@@ -271,7 +310,7 @@ def _die_with_parent(parent: int) -> None:
     def look() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)
+        os.kill(os.getpid(), by)
 
     threading.Thread(target=look, daemon=True).start()
 

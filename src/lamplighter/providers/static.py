@@ -27,7 +27,7 @@ class StaticProvider:
     async def observe(self) -> Sequence[Observation]:
         """The server, said to run; whether it does is for its engine's health check. Raises ProviderError when its key cannot be had."""
         names = tuple(sorted(name for name, model in self._models().items() if model.pool == self._pool))
-        return [Observation(HANDLE, names, Presence.RUNNING, endpoint=self._endpoint())]
+        return [Observation(HANDLE, names, Presence.RUNNING, endpoint=endpoint(self._pool, self._config))]
 
     async def renew(self) -> None:
         """Nothing: it has no lease."""
@@ -35,14 +35,14 @@ class StaticProvider:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def _endpoint(self) -> Endpoint:
-        """Made anew each time, so that a rotated secret counts at once."""
-        if self._config.key is None:
-            return Endpoint(self._config.url)
-        try:
-            return Endpoint(self._config.url, resolve(self._config.key, where=f"pools.{self._pool}.key"))
-        except ConfigError as error:
-            raise ProviderError(
-                f"The key of pool {self._pool!r} cannot be had: {error.message}.",
-                next_step=error.next_step or "Correct pools.*.key.",
-            ) from error
+
+def endpoint(pool: str, config: StaticPool) -> Endpoint:
+    """Made anew each time, so that a rotated secret counts at once. Raises ProviderError when its key cannot be had."""
+    if config.key is None:
+        return Endpoint(config.url)
+    try:
+        return Endpoint(config.url, resolve(config.key, where=f"pools.{pool}.key"))
+    except ConfigError as error:
+        raise ProviderError(
+            f"The key of pool {pool!r} cannot be had: {error.message}.", next_step=error.next_step or "Correct pools.*.key."
+        ) from error

@@ -14,7 +14,7 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.ids import new_id, secret
 from lamplighter.core.reasons import LossReason, WakeFailure
-from lamplighter.engines.base import Capability, Command, LaunchSpec, Probe
+from lamplighter.engines.base import Capability, Command, LaunchSpec, Probe, declared
 from lamplighter.engines.openai import OpenAICompatible
 from lamplighter.providers.base import Desired, Observation, Presence, StageReport
 from lamplighter.testing.engine import FakeEngine
@@ -31,7 +31,7 @@ class FakeEngineKind(OpenAICompatible):
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
         """All routes."""
-        return frozenset(Capability)
+        return declared(config, frozenset(Capability))
 
     def command(self, spec: LaunchSpec) -> Command:
         """Always raises ProviderError: pretended engines live inside their pretended cloud."""

@@ -113,7 +113,7 @@ async def test_a_wake_has_a_deadline() -> None:
 async def test_a_crashed_engine_is_replaced_at_once_when_it_is_needed() -> None:
     """If this fails, the request after a crash waits for nothing, or is sent to a corpse."""
     async with world() as w:
-        await w.serve("m", 1)
+        await w.serve("m", 61)
         [row] = await w.replicas()
         w.cloud.crash("m")
         w.store.bus.publish(Topic.SUSPECT, row.id)

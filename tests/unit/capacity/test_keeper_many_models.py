@@ -107,7 +107,7 @@ async def test_a_second_place_is_given_up_for_a_model_that_has_none() -> None:
     config = tree({"cloud": {"max_replicas": 2, "target_per_replica": 1, "swap_after": "10s", "min_residency": "20s"}}, PAIR)
     async with world(config) as w:
         await w.ask("a", queued=2)
-        await w.beat(3)
+        await w.beat(6)
         assert await _ready(w) == ["a", "a"]
         await w.ask("a", in_flight=8)
         await w.ask("b", queued=1)

@@ -163,7 +163,7 @@ async def test_a_person_s_order_wakes_and_keeps_warm() -> None:
         assert w.cloud.launches == 1
 
 
-async def test_replicas_follow_the_load_up_at_once_and_down_later() -> None:
+async def test_replicas_follow_the_load_up_after_a_moment_and_down_later() -> None:
     """If this fails, a busy pool stays small, or an idle one stays large."""
     config = tree({"cloud": {"max_replicas": 3, "target_per_replica": 2, "scale_down_after": "60s"}}, {"m": "cloud"})
     async with world(config) as w:

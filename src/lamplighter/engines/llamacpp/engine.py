@@ -7,7 +7,7 @@ import httpx
 
 from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
-from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe
+from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe, declared
 from lamplighter.engines.continuing import Continues
 from lamplighter.engines.probing import get
 from lamplighter.engines.sources.files import parse
@@ -24,9 +24,9 @@ class LlamaCpp:
         return name
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
-        """Chat and completions; embeddings when the model's setting says so."""
-        both = {Capability.CHAT, Capability.COMPLETIONS}
-        return frozenset(both | {Capability.EMBEDDINGS} if config.embeddings else both)
+        """All that generates, and tokenizing; embeddings when the model's setting says so. Not reranking: that wants a model made for it."""
+        usual = set(Capability) - {Capability.RERANK}
+        return declared(config, usual if config.embeddings else usual - {Capability.EMBEDDINGS})
 
     def command(self, spec: LaunchSpec) -> Command:
         """Our child process on the replica's folder. Raises SourceError for a source that cannot be understood."""
