@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -174,20 +173,20 @@ def test_the_judge_sees_what_is_wrong() -> None:
     other = fine.replace(b"corpus", b"smuggled")
     bad = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
 
-    def says(expect: str, data: bytes, *, closed: bool = True, **asked: int) -> Any:
-        return judge({"name": "x", "expect": expect}, family, Heard(data, closed), Counter({"x": 1, **asked}))
+    def says(expect: str, data: bytes, *, closed: bool = True, own: int = 1, other: int = 0) -> str | None:
+        return judge({"name": "x", "expect": expect}, family, Heard(data, closed), Counter({"x": own, "second x": other}))
 
     assert says("one", fine) is None
-    assert says("both", fine + other, **{"second x": 1}) is None
-    assert says("refused", bad, x=0) is None
+    assert says("both", fine + other, other=1) is None
+    assert says("refused", bad, own=0) is None
     assert says("one", fine + other)
-    assert says("one", fine, x=2)
-    assert says("one", fine, **{"second x": 1})
-    assert says("both", other + fine, **{"second x": 1})
+    assert says("one", fine, own=2)
+    assert says("one", fine, other=1)
+    assert says("both", other + fine, other=1)
     assert says("closed", fine, closed=False)
-    assert says("refused", bad, closed=False, x=0)
-    assert says("refused", fine, x=0)
-    assert says("refused", bad + bad, x=0)
+    assert says("refused", bad, closed=False, own=0)
+    assert says("refused", fine, own=0)
+    assert says("refused", bad + bad, own=0)
     assert says("refused", bad)
-    assert says("silence", bad, x=0)
+    assert says("silence", bad, own=0)
     assert says("one", fine + b"\r\n")

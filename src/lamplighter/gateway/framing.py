@@ -109,7 +109,7 @@ class StrictProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """The connection cannot be read any further. An answer is given only where nobody can take it for that of another request."""
         self._broken = True
-        cycle = self.cycle
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn declares
         idle = cycle is None or cycle.response_complete
         within = not idle and not self._in_head and not cycle.response_started and not self.pipeline
         if not self.transport.is_closing() and ((idle and self._in_head) or within):

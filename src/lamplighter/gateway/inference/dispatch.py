@@ -255,6 +255,7 @@ class Dispatch:
         """
         if self.closing:
             raise hold.stopping()
+        request.check_remote(allowed=self.config.gateway.remote_images)
         lane = self.lanes.find(request.model)
         if lane is None:
             raise unknown_model(request.model, self.lanes.names())

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from lamplighter.engines.base import Capability
-from lamplighter.gateway.inference import measure
+from lamplighter.gateway.inference import measure, remote
 from lamplighter.gateway.inference.fields import (
     Fields,
     Message,
@@ -114,6 +114,10 @@ class InferenceRequest:
             if isinstance(found, dict) and isinstance(user := found.get("user_id"), str):
                 return user.encode(errors="replace")[:_MOST_SESSION]
         return b""
+
+    def check_remote(self, *, allowed: bool) -> None:
+        """Whether it names nothing that the engine would have to fetch; see `remote`. Raises RequestError 400."""
+        remote.check(self._fields, allowed=allowed)
 
     def has(self, name: str) -> bool:
         """Whether the client gave the field, with anything but null."""
