@@ -1,12 +1,13 @@
 """What every journey needs: a data folder that already has the bundled model, fetched once for all runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lamplighter.engines.sources.fetch import fetch
 from tests.journeys.harness import Server
+from tests.journeys.invariants import assert_quiet
 
 CACHE = Path(__file__).parents[2] / ".cache" / "models"
 
@@ -19,13 +20,18 @@ def models() -> Path:
 
 
 @pytest.fixture
-def server(tmp_path: Path, models: Path) -> Callable[..., Server]:
-    """Makes servers whose data folder shares the fetched models."""
+def server(tmp_path: Path, models: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers whose data folder shares the fetched models. Of those that still run after the test, nothing may be left behind."""
+    made: list[Server] = []
 
     def make(config: str = "", *arguments: str, name: str = "data") -> Server:
         data = tmp_path / name
         data.mkdir(mode=0o700)
         (data / "models").symlink_to(models)
-        return Server(data, config, arguments)
+        made.append(Server(data, config, arguments))
+        return made[-1]
 
-    return make
+    yield make
+    for one in made:
+        if one.process is not None and one.process.poll() is None:
+            assert_quiet(one)

@@ -166,10 +166,9 @@ class Server:
 
     def idle(self) -> None:
         """The invariant after every journey: no counter is left behind."""
-        eventually(
-            lambda: all(model["in_flight"] == 0 and model["queued"] == 0 for model in self.status()["models"]),
-            what=f"every counter returns to zero: {self.status()['models']}",
-        )
+        from tests.journeys.invariants import assert_quiet
+
+        assert_quiet(self, patience=PATIENCE)
 
 
 @contextlib.contextmanager
