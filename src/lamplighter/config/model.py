@@ -52,7 +52,10 @@ class ServerConfig(Section):
         "the time that a load balancer needs to notice. 0 without one.",
     )
     workers: int = Field(
-        1, ge=1, le=256, description="Gateway processes that share the port, for more than one core; needs PostgreSQL (`store.url`)."
+        1,
+        ge=1,
+        le=256,
+        description="Gateway processes that share the port, for more than one core; needs PostgreSQL (`store.url`).",
     )
     cors: CorsConfig = Field(
         default_factory=lambda: CorsConfig.model_validate({}),
@@ -179,7 +182,8 @@ class ModelConfig(Section):
     while_waking: Name | None = Field(None, description="A model that answers at once while this one wakes; the answer says so.")
     aliases: list[Name] = Field([], description="Further names under which clients may ask for it, such as `gpt-4o`.")
     fallback: list[Name] = Field(
-        [], description="Models that answer, in this order, when this one cannot be woken or fails before its first byte; the answer says so."
+        [],
+        description="Models that answer, in this order, when this one cannot be woken or fails before its first byte; the answer says so.",
     )
     max_parallel: int | None = Field(
         None,
@@ -301,12 +305,37 @@ class FakePool(_PoolBase):
     tokens_per_second: float = Field(40, gt=0, le=100_000, description="Speed of the pretended engine.")
 
 
+def _base_url(value: str) -> str:
+    try:
+        urlsplit(value).port  # noqa: B018 - reading it is what checks its range
+    except ValueError as error:
+        raise ValueError(f"{value!r} has an impossible port: {error}") from error
+    return value.rstrip("/").removesuffix("/v1")
+
+
+Weight = Annotated[float, Field(gt=0, le=1000, strict=False)]
+
+
+class StaticServer(Section):
+    """One more server of an always-on pool."""
+
+    url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
+    weight: Weight = Field(1.0, description="Its share of the requests, relative to the other servers.")
+
+    _reachable = field_validator("url")(_base_url)
+
+
 class StaticPool(_Priced):
     """A server that is always on: an existing vLLM, Ollama, LM Studio, or any OpenAI-compatible URL."""
 
     kind: Literal["static"] = Field(description="An always-on OpenAI-compatible server.")
     url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
     key: SecretRef | None = Field(None, description="Reference to its API key: `env:NAME` or `file:PATH`.")
+    weight: Weight = Field(1.0, description="Its share of the requests when there are `servers` beside it.")
+    servers: list[StaticServer] = Field(
+        [],
+        description="Further servers that serve the same models with the same key; requests are shared among all that are well.",
+    )
     sleep_after: SpanOrNever | None = Field(
         None,
         description="Only where all models have engine `ollama`: load them when they are asked for and unload them after this idle time "
@@ -335,14 +364,20 @@ class StaticPool(_Priced):
         """Whether models are loaded and unloaded there."""
         return self.sleep_after is not None
 
-    @field_validator("url")
-    @classmethod
-    def _reachable(cls, value: str) -> str:
-        try:
-            urlsplit(value).port  # noqa: B018 - reading it is what checks its range
-        except ValueError as error:
-            raise ValueError(f"{value!r} has an impossible port: {error}") from error
-        return value.rstrip("/").removesuffix("/v1")
+    _reachable = field_validator("url")(_base_url)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every server's URL with its weight."""
+        return {self.url: self.weight} | {server.url: server.weight for server in self.servers}
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if len(self.weights) <= len(self.servers):
+            raise ValueError("servers: a URL is written twice")
+        if self.servers and self.elastic:
+            raise ValueError("servers: not possible with sleep_after, which is about the models of one server")
+        return self
 
 
 PoolConfig = Annotated[ProcessPool | StaticPool | FakePool, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
-from lamplighter.config import Config, ModelConfig
+from lamplighter.config import Config, ModelConfig, StaticPool
 from lamplighter.core.clock import Clock
 from lamplighter.core.states import SERVING, ReplicaState
 from lamplighter.engines.base import Engine
@@ -128,7 +128,9 @@ class Lanes:
         except ValueError as error:
             _log.error("a replica's endpoint cannot be used", replica=replica.id, error=str(error))
             return None
-        return Target(replica.id, upstream, Breaker(self._config.breaker, self._clock.monotonic()))
+        pool = self._config.pools.get(replica.pool)
+        weight = pool.weights.get(replica.endpoint.url, 1.0) if isinstance(pool, StaticPool) else 1.0
+        return Target(replica.id, upstream, Breaker(self._config.breaker, self._clock.monotonic()), weight=weight)
 
     def _became_ready(self, target: Target, replica: Replica) -> None:
         """It is fresh, or well again: the keeper's health check found it so."""

@@ -1,6 +1,8 @@
-"""The provider kind `static`: a server that somebody else keeps running. There is nothing to scale and one thing to observe."""
+"""The provider kind `static`: servers that somebody else keeps running. There is nothing to scale, and each is only observed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
 
 from lamplighter.config import ModelConfig, StaticPool
 from lamplighter.config.secrets import resolve
@@ -12,7 +14,7 @@ HANDLE = "static"
 
 
 class StaticProvider:
-    """One always-on server, for all models of its pool. `models` is asked at every look."""
+    """Always-on servers, each for all models of its pool. `models` is asked at every look."""
 
     stages: tuple[str, ...] = ()
 
@@ -25,15 +27,24 @@ class StaticProvider:
         """Nothing: it is always there, and not ours to end."""
 
     async def observe(self) -> Sequence[Observation]:
-        """The server, said to run; whether it does is for its engine's health check. Raises ProviderError when its key cannot be had."""
+        """The servers, said to run; whether they do is for their engine's health check. Raises ProviderError when the key cannot be had."""
         names = tuple(sorted(name for name, model in self._models().items() if model.pool == self._pool))
-        return [Observation(HANDLE, names, Presence.RUNNING, endpoint=endpoint(self._pool, self._config))]
+        first = endpoint(self._pool, self._config)
+        return [
+            Observation(_handle(self._config, url), names, Presence.RUNNING, endpoint=replace(first, url=url))
+            for url in self._config.weights
+        ]
 
     async def renew(self) -> None:
         """Nothing: it has no lease."""
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def _handle(config: StaticPool, url: str) -> str:
+    """The same for the same server, in whatever order they are written."""
+    return HANDLE if url == config.url else f"{HANDLE}-{sha256(url.encode()).hexdigest()[:8]}"
 
 
 def endpoint(pool: str, config: StaticPool) -> Endpoint:

@@ -27,6 +27,17 @@ async def test_it_is_one_running_server_with_the_pools_models() -> None:
     assert (one.presence, one.models, one.endpoint) == (Presence.RUNNING, ("a", "b"), Endpoint("http://nas.lan:11434"))
 
 
+async def test_several_servers_are_as_many_replicas() -> None:
+    """Of two equal servers only one would be used; or which is which would change when their order does."""
+    first, second = {"url": "http://a:1/v1", "weight": 2}, {"url": "http://b:1"}
+    found = await make(servers=[first, second]).observe()
+    assert [one.endpoint.url for one in found if one.endpoint] == ["http://nas.lan:11434", "http://a:1", "http://b:1"]
+    assert len({one.handle for one in found}) == 3
+    assert all(one.models == ("a", "b") for one in found)
+    turned = await make(servers=[second, first]).observe()
+    assert {one.handle: one.endpoint for one in turned} == {one.handle: one.endpoint for one in found}
+
+
 async def test_nothing_ends_or_multiplies_it() -> None:
     """It belongs to somebody else."""
     provider = make()

@@ -95,7 +95,7 @@ class Statuses:
             "name": name,
             "kind": pool.kind,
             "state": pool_state((one.state for one in replicas), failed=failed).value,
-            "max_replicas": 1 if isinstance(pool, StaticPool) else pool.max_replicas,
+            "max_replicas": len(pool.weights) if isinstance(pool, StaticPool) else pool.max_replicas,
             "replicas": [self._replica(snapshot, one) for one in replicas],
         }
 

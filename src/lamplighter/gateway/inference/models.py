@@ -14,7 +14,9 @@ PREFIX = "/v1/models/"
 
 def listing(lanes: Lanes, snapshot: Snapshot, created: int, identity: Identity) -> dict[str, Any]:
     """All models that `identity` may use, in OpenAI's shape with what else we know of them. `created`: Unix seconds."""
-    return {"object": "list", "data": [_model(name, snapshot, created) for name in lanes.names() if identity.may_use(name)]}
+    data = [_model(name, snapshot, created) for name in lanes.names() if identity.may_use(name)]
+    data += [_alias(alias, name, snapshot, created) for alias, name in lanes.aliases().items() if identity.may_use(name)]
+    return {"object": "list", "data": data}
 
 
 def one(path: str, lanes: Lanes, snapshot: Snapshot, created: int, identity: Identity) -> dict[str, Any]:
@@ -23,6 +25,8 @@ def one(path: str, lanes: Lanes, snapshot: Snapshot, created: int, identity: Ide
     lane = lanes.find(name)
     if lane is None or not identity.may_use(lane.name):
         raise unknown_model(name, [name for name in lanes.names() if identity.may_use(name)])
+    if lanes.aliases().get(name) == lane.name:
+        return _alias(name, lane.name, snapshot, created)
     return _model(lane.name, snapshot, created)
 
 
@@ -35,6 +39,11 @@ def check_method(method: str, *allowed: str) -> None:
             code="method_not_allowed",
             headers=(("allow", ", ".join(allowed)),),
         )
+
+
+def _alias(alias: str, name: str, snapshot: Snapshot, created: int) -> dict[str, Any]:
+    """A further name of the model `name`."""
+    return {**_model(name, snapshot, created), "id": alias, "alias_of": name}
 
 
 def _model(name: str, snapshot: Snapshot, created: int) -> dict[str, Any]:
