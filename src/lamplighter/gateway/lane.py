@@ -333,7 +333,8 @@ class Lane:
                 lane.notify()
         if breaker.state is not State.CLOSED:
             target.blocked_until = breaker.retry_at
-        elif outcome in {Outcome.CONNECT, Outcome.LOST}:
+        elif outcome in {Outcome.CONNECT, Outcome.LOST} and not (self.static and len(self.targets) == 1):
+            # Another one, or the keeper's next, is better. One that is alone and always on is all that there is, until its circuit opens.
             target.blocked_until = now + EXCLUDED
 
     def tripped(self) -> Target | None:
