@@ -10,24 +10,28 @@ import structlog
 
 from lamplighter.capacity.loop import PoolLoop
 from lamplighter.capacity.orphans import Orphans
-from lamplighter.capacity.pool import PoolKeeper
+from lamplighter.capacity.pool import CALL_LIMIT, PoolKeeper
 from lamplighter.config import Config
-from lamplighter.core.clock import Clock
+from lamplighter.core.clock import Clock, within
 from lamplighter.core.errors import LamplighterError, StaleTerm, StoreError
 from lamplighter.engines.base import Engine
 from lamplighter.observability.metrics import Metrics
 from lamplighter.providers.base import Provider
 from lamplighter.store import demand, leases, replicas, wakes
-from lamplighter.store.leases import KEEPER
+from lamplighter.store.leases import ENGINES, KEEPER
 from lamplighter.store.store import Store
 
 _log = structlog.get_logger(__name__)
 
-LEASE_TTL = 15.0
-"""Seconds for which a keeper leads without renewing."""
-RENEW_EVERY = LEASE_TTL / 3
-TRY_EVERY = 2.0
+LEASE_TTL = 10.0
+"""Seconds for which a keeper leads without renewing: a dead one is replaced after so long, and up to `TRY_EVERY` more."""
+RENEW_EVERY = 3.0
+TRY_EVERY = 1.0
 """Seconds between tries to lead while another does."""
+ENGINES_TTL = 60.0
+"""Seconds for which the engine processes of a host may outlive its keeper: before that, a keeper elsewhere would start them twice."""
+SUSTAIN_EVERY = 10.0
+"""Seconds between renewals of what runs here while the store is away."""
 SWEEP_EVERY = 3600.0
 END_LIMIT = 10.0
 """Seconds that `shutdown` waits for replicas to be gone."""
@@ -42,7 +46,8 @@ class Keeper:
 
     `providers`: by pool name; a pool without one is not kept. `engines`: by kind. `holder`: this process's name in the lease.
     `force_lead`: take the leadership over at once. Only for a process with proof that the former holder is dead: the owner of the data
-    folder's lock.
+    folder's lock. `host`: names the place where engine processes run, if there are any; a keeper of another place leads only when those
+    have certainly ended.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Keeper:
         *,
         holder: str,
         force_lead: bool = False,
+        host: str | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.term: int | None = None
@@ -66,6 +72,9 @@ class Keeper:
         self._engines = engines
         self._holder = holder
         self._force = force_lead
+        self._host = host
+        self._away_since: float | None = None
+        self._sustained_at = 0.0
         self._metrics = metrics or Metrics(process=False)
         self._pools: dict[str, PoolKeeper] = {}
         self._orphans: Orphans | None = None
@@ -81,6 +90,7 @@ class Keeper:
                 if await self._lead():
                     await self._keep()
                 else:
+                    await self._sustain()
                     await self._clock.wait(self._ending, TRY_EVERY)
         finally:
             self._ended.set()
@@ -129,10 +139,16 @@ class Keeper:
     async def _lead(self) -> bool:
         """Take the leadership if it is free."""
         try:
+            if self._host is not None and not await leases.hold(self._store, ENGINES, self._host, ttl=ENGINES_TTL):
+                self._away_since = None
+                return False
             term = await leases.acquire(self._store, KEEPER, self._holder, ttl=LEASE_TTL, force=self._force)
         except StoreError as error:
-            _log.warning("the leadership cannot be had", error=str(error))
+            if self._away_since is None:
+                self._away_since = self._sustained_at = self._clock.monotonic()
+                _log.warning("the leadership cannot be had", error=str(error))
             return False
+        self._away_since = None
         if term is None:
             return False
         _log.debug("leading", term=term, holder=self._holder)
@@ -144,6 +160,16 @@ class Keeper:
         }
         self._orphans = Orphans(self._store, frozenset(self._providers), term)
         return True
+
+    async def _sustain(self) -> None:
+        """While the store is away nobody can know who leads: engine processes of this host are kept alive, for those whom they serve."""
+        if self._host is None or self._away_since is None or self._clock.monotonic() - self._sustained_at < SUSTAIN_EVERY:
+            return
+        self._sustained_at = self._clock.monotonic()
+        renewals = [within(self._clock, provider.renew(), CALL_LIMIT) for provider in self._providers.values()]
+        for result in await asyncio.gather(*renewals, return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.warning("leases could not be renewed", error=str(result) or type(result).__name__)
 
     async def _keep(self) -> None:
         """Everything that runs while this process leads; returns when it leads no longer, or shutdown was asked."""
@@ -177,6 +203,8 @@ class Keeper:
                 if not await leases.renew(self._store, KEEPER, term=term, ttl=LEASE_TTL):
                     raise StaleTerm(f"term {term} is over")
                 renewed = self._clock.monotonic()
+                if self._host is not None:
+                    await leases.hold(self._store, ENGINES, self._host, ttl=ENGINES_TTL)
             except StaleTerm:
                 raise
             except StoreError as error:

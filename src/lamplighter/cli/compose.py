@@ -1,19 +1,28 @@
-"""Puts an installation together: the store, a gateway and a keeper in one process, engines and providers by their kind.
+"""Puts an installation together: the store, a gateway and a keeper (or one of them) in a process, engines and providers by their kind.
 
 The one place that knows every kind. Not responsible for sockets, signals or what is printed (`serve`), nor for any behaviour.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import structlog
+
 from lamplighter.capacity.keeper import Keeper
+from lamplighter.cli.keeper_port import KeeperPort
+from lamplighter.cli.roles import Role
 from lamplighter.cli.supervise import supervise
 from lamplighter.config import Config, FakePool, ModelConfig, PoolConfig, ProcessPool, StaticPool
+from lamplighter.config.secrets import resolve
+from lamplighter.config.store import StoreConfig
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.core.errors import StoreError
 from lamplighter.core.ids import new_id
@@ -21,25 +30,32 @@ from lamplighter.engines import memory
 from lamplighter.engines.base import Engine
 from lamplighter.engines.catalogue import weak_note
 from lamplighter.engines.llamacpp.engine import LlamaCpp
+from lamplighter.engines.ollama.engine import Ollama
 from lamplighter.engines.openai import OpenAICompatible
+from lamplighter.engines.vllm.engine import Vllm
 from lamplighter.gateway.app import Gateway
 from lamplighter.observability.metrics import Metrics
 from lamplighter.operations.datafolder import DataFolder
 from lamplighter.providers.base import Provider
 from lamplighter.providers.process.provider import ProcessProvider
-from lamplighter.providers.static import StaticProvider
+from lamplighter.providers.resident import ResidentProvider
+from lamplighter.providers.static import StaticProvider, endpoint
 from lamplighter.store import demand, overlay, principals
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
 
 _READ_TIMEOUT = 5.0
+_SKEW = 2.0
+"""Seconds that this machine's clock may differ from the database's before we say so."""
+
+_log = structlog.get_logger(__name__)
 
 
 def engines() -> Mapping[str, Engine]:
     """Every kind of engine, by its name in the configuration."""
     from lamplighter.testing.provider import FakeEngineKind
 
-    kinds: tuple[Engine, ...] = (LlamaCpp(), OpenAICompatible(), FakeEngineKind())
+    kinds: tuple[Engine, ...] = (LlamaCpp(), Vllm(), Ollama(), OpenAICompatible(), FakeEngineKind())
     return {engine.kind: engine for engine in kinds}
 
 
@@ -82,6 +98,10 @@ def provider(
     match pool:
         case ProcessPool():
             return ProcessProvider(name, models=models, engines=kinds, data=data, installation=installation, clock=clock)
+        case StaticPool() if pool.elastic:
+            return ResidentProvider(
+                name, endpoint=partial(endpoint, name, pool), models=models, engine=Ollama(), data=data, clock=clock
+            )
         case StaticPool():
             return StaticProvider(name, pool, models=models)
         case FakePool():
@@ -90,35 +110,64 @@ def provider(
             return FakeProvider(name, pool, models=models, installation=installation, clock=clock)
 
 
-class Installation:
-    """Both planes of one installation, running. Make one with `Installation.open`; leaving its context ends everything in order."""
+async def open_store(config: StoreConfig, folder: DataFolder, clock: Clock) -> Store:
+    """The store of an installation: PostgreSQL if the configuration names one, else the data folder's file. Raises ConfigError, StoreError."""
+    if config.url is None:
+        return await Store.open(folder.store, clock)
+    from lamplighter.store.postgres import Access  # late: who runs on SQLite shall not pay for it
 
-    def __init__(self, config: Config, folder: DataFolder, store: Store, clock: Clock) -> None:
+    access = Access(
+        url=resolve(config.url, where="store.url"),
+        listen_url=resolve(config.listen_url, where="store.listen_url") if config.listen_url is not None else None,
+        pool_size=config.pool_size,
+        connect_timeout=float(config.connect_timeout),
+        statement_timeout=float(config.statement_timeout),
+    )
+    store = await Store.connect(access, clock)
+    try:
+        if abs(skew := await store.skew()) > _SKEW:
+            _log.warning(
+                "this machine's clock is not the database's: leases and heartbeats are judged wrongly",
+                ahead=round(-skew, 1),
+                next_step="Set the clocks of all machines by NTP.",
+            )
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+class Installation:
+    """The planes of one installation that this process runs. Make one with `Installation.open`; leaving its context ends everything in order."""
+
+    def __init__(self, config: Config, folder: DataFolder, store: Store, clock: Clock, role: Role = Role.BOTH) -> None:
         self._config = config
         self._folder = folder
         self._store = store
         self._clock = clock
         self._kinds = engines()
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._models = LiveModels(store, config)
         self._providers = {
             name: provider(
                 name, pool, models=self._models, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock
             )
             for name, pool in config.pools.items()
+            if role.keeps
         }  # fmt: skip
-        self._gateway = Gateway(config, store, clock, self._kinds, metrics=self._metrics)
+        self._role = role
+        self._gateway = Gateway(config, store, clock, self._kinds, metrics=self.metrics) if role.serves else None
         self._keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, config: Config, folder: DataFolder) -> AsyncIterator[Self]:
-        """Open the store and start both planes; at the end, end the engines and close it. Raises StoreError."""
+    async def open(cls, config: Config, folder: DataFolder, role: Role = Role.BOTH) -> AsyncIterator[Self]:
+        """Open the store and start what `role` says; at the end, end the engines and close it. Raises ConfigError, StoreError."""
         clock = SystemClock()
-        store = await Store.open(folder.store, clock)
+        store = await open_store(config.store, folder, clock)
         try:
-            installation = cls(config, folder, store, clock)
+            installation = cls(config, folder, store, clock, role)
             try:
                 await installation._start()
                 yield installation
@@ -128,21 +177,31 @@ class Installation:
             await store.close()
 
     @property
+    def gateway(self) -> Gateway:
+        """The gateway of this process. Raises RuntimeError in a process that is none."""
+        if self._gateway is None:
+            raise RuntimeError("this process is a keeper only")
+        return self._gateway
+
+    @property
     def asgi(self) -> Callable[..., Any]:
-        """The gateway's ASGI application."""
+        """The gateway's ASGI application; a keeper's own shows only how it is."""
+        if self._gateway is None:
+            return KeeperPort(self._config, self._store, self.metrics, lambda: self._keeper.term if self._keeper else None)
         return self._gateway.asgi
 
     @property
     def admin_asgi(self) -> Callable[..., Any]:
         """The same for the admin port."""
-        return self._gateway.admin_asgi
+        return self.gateway.admin_asgi
 
     async def first_keys(self, preset: str | None) -> str | None:
         """Make sure that an admin key and the command line's own exist; the key to show now, if one was made. Raises ConfigError."""
         made = await principals.ensure_first_key(self._store, preset=preset)
-        key = await principals.ensure_cli_key(self._store, self._folder.read_cli_key())
+        machine = f"{socket.gethostname()}:{self._folder.root}" if self._store.shared else None
+        key = await principals.ensure_cli_key(self._store, self._folder.read_cli_key(), machine=machine)
         self._folder.write_private(self._folder.cli_key, f"{key}\n")
-        await self._gateway.keyring.refresh()
+        await self.gateway.keyring.refresh()
         return made
 
     async def login_link(self, url: str) -> str:
@@ -156,9 +215,15 @@ class Installation:
         notes = ((name, weak_note(model, total, cores)) for name, model in self._config.models.items())
         return next((f"{name}: {note}" for name, note in notes if note), None)
 
+    async def leave(self) -> None:
+        """Tell load balancers to look elsewhere, and go on taking what they send until they have noticed."""
+        self.gateway.leave()
+        await self._clock.sleep(self._config.server.shutdown_delay)
+
     async def drain(self) -> None:
         """Take no new requests; let running answers finish within the grace of the configuration."""
-        await self._gateway.drain(self._config.server.shutdown_grace)
+        if self._gateway is not None:
+            await self._gateway.drain(self._config.server.shutdown_grace)
 
     def _new_keeper(self) -> Keeper:
         return Keeper(
@@ -168,14 +233,25 @@ class Installation:
             self._providers,
             self._kinds,
             holder=new_id("kpr"),
-            force_lead=True,  # the lock of the data folder proves that any earlier holder is dead
-            metrics=self._metrics,
+            force_lead=not self._store.shared,  # with SQLite the lock of the data folder proves that any earlier holder is dead
+            host=self._host(),
+            metrics=self.metrics,
         )
 
+    def _host(self) -> str | None:
+        """Where engines run that only a keeper of this data folder can see and renew; None when there are none."""
+        if self._store.shared and any(isinstance(pool, ProcessPool) for pool in self._config.pools.values()):
+            return hashlib.sha256(f"{socket.gethostname()}:{self._folder.root}".encode()).hexdigest()[:32]
+        return None
+
     async def _start(self) -> None:
-        await demand.bury(self._store)  # else a gateway that was killed would go on asking until its heartbeat is too old
+        if not self._store.shared:
+            await demand.bury(self._store)  # else a gateway that was killed would go on asking until its heartbeat is too old
         await self._models.refresh()
-        await self._gateway.start()
+        if self._gateway is not None:
+            await self._gateway.start()
+        if not self._role.keeps:
+            return
         self._tasks = [
             asyncio.create_task(supervise("keeper", self._keep, self._clock), name="keeper"),
             asyncio.create_task(supervise("list of models", self._models.follow, self._clock), name="models"),
@@ -190,7 +266,8 @@ class Installation:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._gateway.stop()
+        if self._gateway is not None:
+            await self._gateway.stop()
         if self._keeper is not None:
             await self._keeper.shutdown(end=True)
         for one in self._providers.values():

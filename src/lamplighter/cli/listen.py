@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import socket
+import sys
 
 from lamplighter.core.errors import AlreadyRunning, ConfigError
 
@@ -11,6 +12,23 @@ _BACKLOG = 2048
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket; `port` 0 lets the system choose. Raises AlreadyRunning (taken), ConfigError (never possible)."""
+    return _listen(host, port, share=False)
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` listeners on one port, among which the kernel divides the connections; where it does not (outside Linux), the same one each time.
+
+    Whoever serves one may die: as long as the socket stays open here, what has connected waits for the next. Raises as `listen`.
+    """
+    first = listen(host, port)
+    if not sys.platform.startswith("linux") or count == 1:
+        return [first] * count
+    port = int(first.getsockname()[1])
+    first.close()  # it has shown that nobody else is there: sockets that share a port do not say so
+    return [_listen(host, port, share=True) for _ in range(count)]
+
+
+def _listen(host: str, port: int, *, share: bool) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -21,6 +39,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # `::` means everywhere, IPv4 included.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -4,11 +4,14 @@ Not responsible for what runs then (`running`), nor for options (`up`, `dev`).
 """
 
 import contextlib
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
 
-from lamplighter.cli.listen import listen
+from lamplighter.cli.listen import listen, listen_together
+from lamplighter.cli.roles import Part, Role, check_roles
 from lamplighter.config import Config
 from lamplighter.config.secrets import check
+from lamplighter.core.errors import LamplighterError
 from lamplighter.operations.datafolder import DataFolder
 
 _OPEN_FILES = 65_536
@@ -24,6 +27,8 @@ class Plan:
     port: int
     config_file: str | None = None
     open_browser: bool = False
+    role: Role = Role.BOTH
+    workers: int = 1
 
 
 def plan(
@@ -36,6 +41,8 @@ def plan(
     log_level: str | None,
     config_file: str | None,
     open_browser: bool,
+    role: Role = Role.BOTH,
+    workers: int | None = None,
 ) -> Plan:
     """The plan of one run: what the command line says wins over the configuration."""
     said = {"format": log_format, "level": log_level}
@@ -47,24 +54,60 @@ def plan(
         port=config.server.port if port is None else port,
         config_file=config_file,
         open_browser=open_browser,
+        role=role,
+        workers=config.server.workers if workers is None and role.serves else workers or 1,
     )
 
 
 def serve(plan: Plan) -> None:
     """Serve until a signal asks to end. Raises LamplighterError when it cannot start; a second signal ends the process at once."""
     check(plan.config)
+    check_roles(plan.config, plan.role, plan.workers)
     plan.folder.prepare()
-    admin = plan.config.server.admin
+    admin = plan.config.server.admin if plan.role.serves else None
     with contextlib.ExitStack() as held:
-        held.enter_context(plan.folder.lock())
-        listener = held.enter_context(contextlib.closing(listen(plan.host, plan.port)))
+        if plan.role.keeps:
+            held.enter_context(plan.folder.lock())
+        if plan.role.serves:
+            held.enter_context(plan.folder.lock(gateway=True))
+        listeners = listen_together(plan.host, plan.port, plan.workers)
+        for listener in listeners:
+            held.callback(listener.close)
         second = held.enter_context(contextlib.closing(listen(admin.host, admin.port))) if admin is not None else None
         from lamplighter.cli import running  # late, because it takes a second: who is refused shall not wait for it
         from lamplighter.observability import logging
 
         logging.configure(format=plan.config.log.format, level=plan.config.log.level)
         _allow_many_files()
-        running.run(plan, listener, second)
+        if plan.workers == 1:
+            running.run(plan, listeners[0], second, Part(plan.role))
+        else:
+            _serve_together(plan, listeners, second)
+
+
+def _serve_together(plan: Plan, listeners: list[socket.socket], admin: socket.socket | None) -> None:
+    """Several gateways, and the keeper in a process of its own. Raises SystemExit with the status when it was not 0."""
+    from lamplighter.cli import running
+    from lamplighter.cli.announce import Announcer
+    from lamplighter.cli.workers import Workers
+
+    announcer = Announcer(plan.config.log.format)
+
+    def life(part: Part) -> int:
+        listener = listeners[int(part.name or 1) - 1] if part.role.serves else None
+        try:
+            running.run(replace(plan, role=part.role), listener, admin if part.role.serves else None, part)
+        except LamplighterError as error:
+            announcer.problem(error.message, error.next_step)
+            return error.exit_code
+        return 0
+
+    server = plan.config.server
+    grace = server.shutdown_delay + server.shutdown_grace
+    status = Workers(life, plan.workers, keeps=plan.role.keeps, grace=grace, announcer=announcer).run()
+    plan.folder.forget_server()
+    if status:
+        raise SystemExit(status)
 
 
 def _allow_many_files() -> None:

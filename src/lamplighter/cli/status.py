@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
-from lamplighter.cli.words import ago, doing
+from lamplighter.cli.words import ago, circuits, doing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,7 +70,13 @@ def picture(answer: dict[str, Any], url: str) -> "RenderableType":
         )
     columns = ("model", "state", "engine", "pool", "requests", "last wake")
     up_for = ago(now - answer["started_at"]).removesuffix(" ago")
-    return table(columns, rows, title=f"{url}  ·  Lamplighter {answer['version']}, up {up_for}")
+    shown = table(columns, rows, title=f"{url}  ·  Lamplighter {answer['version']}, up {up_for}")
+    if not (failing := circuits(answer)):
+        return shown
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(shown, *(Text(line, style="yellow") for line in failing))
 
 
 def _watch(client: "Client", answer: dict[str, Any]) -> None:

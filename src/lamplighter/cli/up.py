@@ -1,4 +1,4 @@
-"""`lamplighter up`: serve, on this machine, both planes in one process."""
+"""`lamplighter up`: serve, on this machine, both planes in one process; or one of them, or several gateways beside a keeper."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -25,6 +25,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Only(StrEnum):
+    """The halves of an installation."""
+
+    GATEWAY = "gateway"
+    KEEPER = "keeper"
+
+
 HostOption = Annotated[
     str | None,
     typer.Option(
@@ -47,6 +54,24 @@ LevelOption = Annotated[
     LogLevel | None,
     typer.Option("--log-level", metavar="debug|info|warning|error", help="The least important level logged; default: log.level."),
 ]
+OnlyOption = Annotated[
+    Only | None,
+    typer.Option(
+        "--only",
+        metavar="gateway|keeper",
+        help="Run one half: the gateway, which answers clients, or the keeper, which wakes and ends engines; default: both. Needs PostgreSQL.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="NUMBER",
+        min=1,
+        max=256,
+        help="Gateway processes on this port; default: server.workers, which is 1. More need PostgreSQL.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open/--no-open", help="Open the chat page in the browser.")]
 
 
@@ -63,6 +88,8 @@ def up(
     named: ConfigOption = None,
     log_format: FormatOption = None,
     log_level: LevelOption = None,
+    only: OnlyOption = None,
+    workers: WorkersOption = None,
     open_browser: OpenOption = False,
 ) -> None:
     """Serve the chat page, the API and the models, until Ctrl-C.
@@ -72,6 +99,7 @@ def up(
     """
     invocation = of(context)
     config, path = read(invocation, named)
+    from lamplighter.cli.roles import Role
     from lamplighter.cli.serve import plan, serve
 
     serve(
@@ -84,5 +112,7 @@ def up(
             log_level=log_level,
             config_file=str(path) if path else None,
             open_browser=open_browser,
+            role=Role(only.value) if only is not None else Role.BOTH,
+            workers=workers,
         )
     )

@@ -47,6 +47,23 @@ def doing(model: dict[str, Any], now: float) -> str:
     return str(state)
 
 
+def circuits(status: dict[str, Any]) -> list[str]:
+    """A sentence for each endpoint that a Status of the control API calls failing: the gateway does not ask it for now."""
+    lines = []
+    for pool in status["pools"]:
+        for replica in pool["replicas"]:
+            circuit = replica.get("breaker")
+            if not circuit or circuit["state"] == "closed":
+                continue
+            left = (circuit["retry_at"] or 0.0) - status["now"]
+            again = f"tried again in {span(left)}" if circuit["state"] == "open" and left > 0 else "being tried again"
+            lines.append(
+                f"{replica['id']} in pool {pool['name']} ({', '.join(replica['models'])}) has been failing since "
+                f"{ago(status['now'] - circuit['since'])}: {circuit['reason'] or 'unknown'}; {again}."
+            )
+    return lines
+
+
 def _waking(wake: dict[str, Any] | None, now: float) -> str:
     if wake is None:
         return "waking"

@@ -26,18 +26,18 @@ from lamplighter.gateway.edge import Edge
 from lamplighter.gateway.hosts import Hosts, Proxies
 from lamplighter.gateway.inference import models
 from lamplighter.gateway.inference.dispatch import Dispatch
-from lamplighter.gateway.inference.http import InferenceApp, refuse
+from lamplighter.gateway.inference.http import InferenceRoutes
 from lamplighter.gateway.inference.local import LocalRelay
 from lamplighter.gateway.inference.operations import OPERATIONS
+from lamplighter.gateway.lane import Lane
 from lamplighter.gateway.metering import Meter
 from lamplighter.gateway.ollama.app import OllamaApp, claims
 from lamplighter.gateway.page import build_page
-from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, send_json, valid_request_id
+from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, answer, answer_json, refuse, valid_request_id
 from lamplighter.gateway.routing import Lanes
 from lamplighter.gateway.services import Services
 from lamplighter.gateway.upstream import Upstreams
 from lamplighter.gateway.view import View
-from lamplighter.gateway.wire import make_wire
 from lamplighter.observability.logging import AccessLog
 from lamplighter.observability.metrics import CONTENT_TYPE, Metrics
 from lamplighter.store.store import Store
@@ -67,6 +67,7 @@ class Gateway:
             Limits(
                 connect=gateway.connect_timeout,
                 first_byte=gateway.first_byte_timeout,
+                first_token=gateway.first_token_timeout,
                 idle_stream=gateway.idle_stream_timeout,
                 connections=gateway.max_upstream_connections,
             ),
@@ -84,7 +85,6 @@ class Gateway:
         self.admission = Gate(config, store, clock, self.metrics, model_of=self._model_of)
         self._dispatch = Dispatch(config, clock, self._lanes, self._meter, self.admission, store.bus)
         self.keyring = keyring or Keyring(store, clock)
-        self._inference = InferenceApp(self._dispatch, self.keyring)
         self.services = Services(
             config=config,
             store=store,
@@ -106,9 +106,14 @@ class Gateway:
         self.cors, self.hosts = Cors(config.server.cors), Hosts(config.server)
         self.proxies = Proxies(config.server.trusted_proxies)
         border: dict[str, Any] = {"cors": self.cors, "hosts": self.hosts, "proxies": self.proxies}
+        self.direct = InferenceRoutes(
+            self._dispatch, self.keyring, OPERATIONS, self.admission.bodies, cors=self.cors, hosts=self.hosts
+        )
+        """The routes that the server's protocol answers itself (`server.DirectRoutes`): all POSTs of `OPERATIONS`."""
         self._public = Edge(config, self._route, admin=None if config.server.admin is None else False, **border)
         self._admin = Edge(config, self._route, admin=True, **border)
         self._running = False
+        self._leaving = False
 
     # -- life
 
@@ -125,23 +130,42 @@ class Gateway:
         await self._accounts.start()
         await self._control.start()
 
+    def leave(self) -> None:
+        """Say that no more requests should be sent here; those that come are served until `drain`."""
+        self._leaving = True
+
     async def drain(self, grace: float) -> None:
-        """Refuse new work, send away those who wait, and let running answers finish for up to `grace` seconds."""
-        self._dispatch.closing = True
-        for lane in self._lanes:
-            lane.closing = True
-            lane.notify()
+        """Refuse new work, send away those who wait for a wake, and let what runs finish for up to `grace` seconds.
+
+        Who waits for a place on an awake model gets it: the answers before it end.
+        """
+        self._leaving = self._dispatch.closing = True
         deadline = self._clock.monotonic() + grace
-        await self._control.drain(grace)
-        while not all(lane.idle for lane in self._lanes) and self._clock.monotonic() < deadline:
-            await self._clock.sleep(0.05)
+        controls = asyncio.create_task(self._control.drain(grace), name="control-drain")
+        try:
+            while self._clock.monotonic() < deadline:
+                for lane in self._lanes:
+                    if not lane.awake and not lane.closing:
+                        self._close(lane)
+                if all(lane.idle for lane in self._lanes):
+                    break
+                await self._clock.sleep(0.05)
+            await controls
+        finally:
+            controls.cancel()
+        for lane in self._lanes:
+            self._close(lane)
+
+    def _close(self, lane: Lane) -> None:
+        lane.closing = True
+        lane.notify()
 
     async def stop(self) -> None:
         """End everything; answers that still run end with an error event. Safe to call twice."""
         if not self._running:
             return
         self._running = False
-        self._dispatch.closing = True
+        self._dispatch.stop()
         await self._control.stop()
         await self._upstreams.stop()
         for _ in range(20):  # those whose engine was just taken away write their last words
@@ -186,10 +210,7 @@ class Gateway:
         kind = scope["type"]
         if kind == "http":
             path = scope["path"]
-            operation = OPERATIONS.get(path)
-            if operation is not None and scope["method"] == "POST":
-                await self._inference(operation, scope, receive, send)
-            elif claims(path, scope):
+            if claims(path, scope):
                 await self._ollama(path, scope, receive, send, request_id_of(scope))
             elif path in OPERATIONS or (path.startswith("/v1") and (path == "/v1" or path[3] == "/")):
                 await self._v1(path, scope, receive, send)
@@ -215,10 +236,10 @@ class Gateway:
             created, snapshot = int(self.services.started_at), self._view.snapshot
             if path == "/v1/models":
                 models.check_method(scope["method"], "GET", "HEAD")
-                answer = models.listing(self._lanes, snapshot, created, identity)
+                found = models.listing(self._lanes, snapshot, created, identity)
             elif path.startswith(models.PREFIX):
                 models.check_method(scope["method"], "GET", "HEAD")
-                answer = models.one(path, self._lanes, snapshot, created, identity)
+                found = models.one(path, self._lanes, snapshot, created, identity)
             else:
                 raise RequestError(
                     f"There is no {path[:200]}.",
@@ -228,11 +249,9 @@ class Gateway:
                 )
         except RequestError as error:
             operation = OPERATIONS.get(path)
-            await refuse(receive, send, error, request_id, body=operation.dialect.error(error) if operation is not None else None)
+            await refuse(send, error, request_id, body=operation.dialect.error(error) if operation is not None else None)
             return
-        wire = make_wire(scope, receive, send)
-        send_json(wire, answer, headers=[(b"x-request-id", request_id.encode())])
-        await wire.aclose()
+        await answer_json(send, found, headers=[(b"x-request-id", request_id.encode())])
 
     async def _operations(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -241,21 +260,31 @@ class Gateway:
             if path == "/metrics":
                 if not (self._config.server.metrics_without_key or _from_here(scope, headers)):
                     self.keyring.identify(headers)
-                body, fields, status = self.metrics.render(), [(b"content-type", CONTENT_TYPE.encode()), NOSNIFF, NO_STORE], 200
+                body = self.metrics.render() if self.metrics.gather is None else await self.metrics.gather()
+                fields, status = [(b"content-type", CONTENT_TYPE.encode()), NOSNIFF, NO_STORE], 200
             elif path == "/health":
                 body, fields, status = b'{"status":"ok","version":"%b"}' % __version__.encode(), JSON_HEADERS, 200
-            elif self._running and self._view.fresh and not self._dispatch.closing:
-                body, fields, status = b'{"status":"ready"}', JSON_HEADERS, 200
             else:
-                why = "stopping" if self._dispatch.closing else "the store does not answer"
-                body, fields, status = b'{"status":"not ready","reason":"%b"}' % why.encode(), JSON_HEADERS, 503
+                status, body = self._readiness()
+                fields = JSON_HEADERS
         except RequestError as error:
-            await refuse(receive, send, error, "-")
+            await refuse(send, error, "-")
             return
-        wire = make_wire(scope, receive, send)
-        wire.start(status, fields, length=len(body))
-        wire.finish(body)
-        await wire.aclose()
+        await answer(send, status, fields, body)
+
+    def _readiness(self) -> tuple[int, bytes]:
+        """Whether to send requests here.
+
+        A store that is away does not make a gateway useless while engines answer: all gateways lose it together, and a load balancer that
+        believed them all would turn an outage of the database into one of the service.
+        """
+        if self._leaving or self._dispatch.closing or not self._running:
+            return 503, b'{"status":"not ready","reason":"stopping"}'
+        if self._view.fresh:
+            return 200, b'{"status":"ready"}'
+        if any(lane.awake for lane in self._lanes):
+            return 200, b'{"status":"ready","degraded":"the store does not answer"}'
+        return 503, b'{"status":"not ready","reason":"the store does not answer"}'
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         while True:

@@ -74,6 +74,9 @@ class AccessLog:
         self._clock = clock
         self._json = format == "json"
         self._write = write if write is not None else _to_stderr
+        # One of several workers says which: their lines come out of one pipe.
+        worker = structlog.contextvars.get_contextvars().get("worker")
+        self._worker = "" if worker is None else f',"worker":"{worker}"' if self._json else f" worker={worker}"
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._second = -1
@@ -110,7 +113,7 @@ class AccessLog:
                 text += f',"held_seconds":{held:.3f}'
             if prompt_tokens is not None:
                 text += f',"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens or 0}'
-            self._lines.append(text + "}\n")
+            self._lines.append(text + self._worker + "}\n")
         else:
             text = f"{stamp} [request] {status} {route} model={model} {outcome} {seconds * 1000:.1f}ms"
             if first is not None:
@@ -119,7 +122,7 @@ class AccessLog:
                 text += f" held={held:.1f}s"
             if prompt_tokens is not None:
                 text += f" tokens={prompt_tokens}+{completion_tokens or 0}"
-            self._lines.append(f"{text} key={key_id} id={request_id}\n")
+            self._lines.append(f"{text} key={key_id} id={request_id}{self._worker}\n")
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.DELAY, self.flush)
 

@@ -5,7 +5,7 @@ renders them when somebody scrapes. Not responsible for who may scrape.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
@@ -134,6 +134,8 @@ class Metrics(Collector):
     def __init__(self, *, process: bool = True) -> None:
         """`process`: also those of the process itself (memory, CPU, open files)."""
         self.refreshers: list[Callable[[], None]] = []
+        self.gather: Callable[[], Awaitable[bytes]] | None = None
+        """Renders the metrics of several processes that share a port; None: this one is alone."""
         # The gateway.
         self.requests = Family(
             "lamplighter_requests_total",

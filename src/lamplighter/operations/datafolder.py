@@ -80,6 +80,11 @@ class DataFolder:
         """Locked as long as a process owns the folder; holds that process's id."""
         return self.root / "lock"
 
+    @property
+    def gateway_lock_file(self) -> Path:
+        """The same for the right to serve clients from this folder, which a keeper on its own leaves to a gateway."""
+        return self.root / "lock.gateway"
+
     def prepare(self) -> None:
         """Make the folder, readable by its owner alone. Raises DataFolderError."""
         try:
@@ -107,9 +112,12 @@ class DataFolder:
             next_step="Choose a folder that you may write to with --data.",
         )
 
-    def lock(self) -> "FolderLock":
-        """Own the folder until the lock is released or this process ends. Raises AlreadyRunning, DataFolderError."""
-        return FolderLock.take(self)
+    def lock(self, *, gateway: bool = False) -> "FolderLock":
+        """Own the folder (`gateway`: only serve clients from it) until the lock is released or this process ends.
+
+        Raises AlreadyRunning, DataFolderError.
+        """
+        return FolderLock.take(self, self.gateway_lock_file if gateway else self.lock_file)
 
     def read_server(self) -> ServerInfo | None:
         """Who serves this folder, as it was last written; None when nobody says so. That process may have died since."""
@@ -166,11 +174,11 @@ class FolderLock:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, folder: DataFolder) -> Self:
+    def take(cls, folder: DataFolder, file: Path) -> Self:
         """Raises AlreadyRunning with the owner's process id, DataFolderError."""
         try:
             # Not inherited (PEP 446): an engine that outlives us must not keep the folder locked.
-            descriptor = os.open(folder.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise folder._unusable(error) from error  # noqa: SLF001 - the two classes are one subject
         try:

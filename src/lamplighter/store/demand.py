@@ -111,13 +111,13 @@ async def _beat(connection: AsyncConnection, gateway_id: str, now: float) -> Non
 
 async def totals(store: Store) -> dict[str, Demand]:
     """The demand by model. A dead gateway's counts are left out; its last answer's time still counts for idleness."""
-    now = store.clock.time()
+    alive_since = store.heard_since(GATEWAY_TTL)
     found: dict[str, Demand] = {}
     async with store.read() as connection:
         rows = list(await connection.execute(select(demand)))
         ordered = list(await connection.execute(select(orders)))
     for row in rows:
-        alive = row.heartbeat_at > now - GATEWAY_TTL
+        alive = row.heartbeat_at > alive_since
         old = found.get(row.model, Demand(row.model))
         loads = dict(old.loads)
         for replica, count in row.loads.items() if alive else ():

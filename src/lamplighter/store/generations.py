@@ -276,7 +276,7 @@ async def interrupt_orphans(store: Store, gateway_id: str, *, alone: bool) -> li
     now = store.clock.time()
     query = select(generations.c.id).where((generations.c.status == RUNNING) & (generations.c.gateway_id != gateway_id))
     if not alone:
-        alive = select(gateways.c.id).where(gateways.c.heartbeat_at > now - GATEWAY_TTL)
+        alive = select(gateways.c.id).where(gateways.c.heartbeat_at > store.heard_since(GATEWAY_TTL))
         query = query.where(generations.c.gateway_id.not_in(alive))
     async with store.read() as connection:
         orphans = [str(one) for one in await connection.scalars(query.order_by(generations.c.id))]

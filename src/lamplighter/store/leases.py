@@ -10,6 +10,8 @@ from lamplighter.store.tables import leases
 
 KEEPER = "keeper"
 """Name of the keeper's leadership."""
+ENGINES = "engines"
+"""Name of the lease of the host on which engine processes run: only a keeper there can see them, and keep them alive."""
 
 
 async def acquire(store: Store, name: str, holder: str, *, ttl: float, force: bool = False) -> int | None:
@@ -31,6 +33,21 @@ async def acquire(store: Store, name: str, holder: str, *, ttl: float, force: bo
             update(leases).where(leases.c.name == name).values(holder=holder, term=term, expires_at=now + ttl)
         )
         return term
+
+
+async def hold(store: Store, name: str, holder: str, *, ttl: float) -> bool:
+    """Take the lease for `ttl` seconds, or go on holding it; False while somebody else does. Its term counts the changes of its holder."""
+    now = store.clock.time()
+    async with store.write() as connection:
+        row = (await connection.execute(select(leases).where(leases.c.name == name).with_for_update())).one_or_none()
+        if row is None:
+            return await insert_once(connection, leases, {"name": name, "holder": holder, "term": 1, "expires_at": now + ttl})
+        if row.holder != holder and row.expires_at > now:
+            return False
+        term = row.term if row.holder == holder else row.term + 1
+        values = {"holder": holder, "term": term, "expires_at": now + ttl}
+        await connection.execute(update(leases).where(leases.c.name == name).values(**values))
+        return True
 
 
 async def renew(store: Store, name: str, *, term: int, ttl: float) -> bool:

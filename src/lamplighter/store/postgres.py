@@ -4,6 +4,7 @@ Not responsible for the bus (`postgres_bus`), nor for any query: those are writt
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -154,14 +155,21 @@ _FAILURES = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceEr
 
 
 class translated(contextlib.AbstractContextManager[None]):  # noqa: N801 - used like a function, as contextlib's own are
-    """Turns what the driver, the pool and the network raise into our errors. `where`: the database, for people."""
+    """Turns what the driver, the pool and the network raise into our errors. `where`: the database, for people.
 
-    def __init__(self, where: str) -> None:
+    `note` is told each time whether the database answered.
+    """
+
+    def __init__(self, where: str, note: Callable[..., None] | None = None) -> None:
         self._where = where
+        self._note = note
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _FAILURES):
-            raise meaning(error, self._where) from error
+        ours = meaning(error, self._where) if isinstance(error, _FAILURES) else None
+        if self._note is not None and (error is None or ours is not None):
+            self._note(answered=not isinstance(ours, StoreUnavailable))
+        if ours is not None:
+            raise ours from error
 
 
 def meaning(error: BaseException, where: str) -> StoreError:

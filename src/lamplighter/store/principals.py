@@ -24,6 +24,8 @@ OWNER = "owner"
 FIRST_KEY = "first admin key"
 PRESET_KEY = "preset admin key"
 CLI_KEY = "cli (this machine)"
+CLI_KEYS = "cli (%)"
+"""Pattern of the names of all command lines' keys: with PostgreSQL there are several machines."""
 PRESET_MIN = 16
 """Characters that a preset admin key must have at the least."""
 GRACE_SECONDS = 86_400.0
@@ -122,7 +124,7 @@ async def ensure_first_key(store: Store, *, preset: str | None = None) -> str | 
         return None
     async with store.write() as connection:
         await exclusive(connection, _DOORS)
-        if await _live_admins(connection, store.clock.time(), besides=CLI_KEY):
+        if await _live_admins(connection, store.clock.time(), besides=CLI_KEYS):
             return None
         key = secret("lk")
         await _insert_key(connection, store, key, name=FIRST_KEY, admin=True, principal_id=await _owner(connection, store))
@@ -152,8 +154,12 @@ async def _ensure_preset(store: Store, preset: str) -> None:
     store.bus.publish(Topic.KEYS)
 
 
-async def ensure_cli_key(store: Store, current: str | None) -> str:
-    """The admin key of the command line on this machine: `current` if it still opens, else a new one in place of every older one."""
+async def ensure_cli_key(store: Store, current: str | None, *, machine: str | None = None) -> str:
+    """The admin key of the command line on this machine: `current` if it still opens, else a new one in place of every older one.
+
+    `machine`: which one, where several share the store: each has a key of its own.
+    """
+    name = CLI_KEY if machine is None else f"cli ({machine})"
     async with store.write() as connection:
         await exclusive(connection, _DOORS)
         if current:
@@ -169,10 +175,10 @@ async def ensure_cli_key(store: Store, current: str | None) -> str:
             if row is not None:
                 return current
         await connection.execute(
-            update(keys).where((keys.c.name == CLI_KEY) & keys.c.revoked_at.is_(None)).values(revoked_at=store.clock.time())
+            update(keys).where((keys.c.name == name) & keys.c.revoked_at.is_(None)).values(revoked_at=store.clock.time())
         )
         key = secret("lk")
-        await _insert_key(connection, store, key, name=CLI_KEY, admin=True, principal_id=await _owner(connection, store))
+        await _insert_key(connection, store, key, name=name, admin=True, principal_id=await _owner(connection, store))
     store.bus.publish(Topic.KEYS)
     return key
 
@@ -358,7 +364,7 @@ async def create_login_token(store: Store, *, key_id: str | None = None) -> tupl
         await connection.execute(delete(login_tokens).where(login_tokens.c.expires_at <= now - _KEPT_TOKENS))
         if key_id is None:
             principal_id, admin = await _owner(connection, store), True
-            living = (keys.c.name == CLI_KEY) & keys.c.admin & keys.c.revoked_at.is_(None)
+            living = keys.c.name.like(CLI_KEYS) & keys.c.admin & keys.c.revoked_at.is_(None)
             key_id = await connection.scalar(select(keys.c.id).where(living).limit(1))
         else:
             row = (
@@ -475,7 +481,7 @@ def _opening_admins(now: float) -> Select[Any]:
 
 
 async def _live_admins(connection: AsyncConnection, now: float, *, besides: str) -> int:
-    return int(await connection.scalar(_opening_admins(now).where(keys.c.name != besides)) or 0)
+    return int(await connection.scalar(_opening_admins(now).where(keys.c.name.not_like(besides))) or 0)
 
 
 async def _lasting_admins(connection: AsyncConnection, now: float, *, but: str) -> int:

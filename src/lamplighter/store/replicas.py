@@ -187,7 +187,7 @@ async def drained(store: Store, replica: Replica, *, gateway_ttl: float) -> bool
     """Whether every gateway that is alive (heartbeat younger than `gateway_ttl` seconds) acknowledged the drain of this epoch."""
     async with store.read() as connection:
         alive = set(
-            await connection.scalars(select(gateways.c.id).where(gateways.c.heartbeat_at > store.clock.time() - gateway_ttl))
+            await connection.scalars(select(gateways.c.id).where(gateways.c.heartbeat_at > store.heard_since(gateway_ttl)))
         )
         acked = set(
             await connection.scalars(

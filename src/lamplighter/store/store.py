@@ -44,6 +44,8 @@ class Store:
         self._writer = asyncio.Lock()
         self._ending = AsyncExitStack()
         self._where = ""
+        self._away: float | None = None
+        self._outage = (float("-inf"), float("-inf"))
 
     @classmethod
     async def open(cls, path: Path | None, clock: Clock) -> "Store":
@@ -128,6 +130,22 @@ class Store:
                         raise
                     await connection.commit()
 
+    def heard_since(self, ttl: float) -> float:
+        """Who was heard of after this time (Unix seconds) counts as alive, if a sign of life is good for `ttl` seconds.
+
+        After an outage of the database all have been silent through no fault of theirs: they get their time anew.
+        """
+        now, (began, ended) = self.clock.time(), self._outage
+        return min(now, began) - ttl if now - ended < ttl else now - ttl
+
+    def note(self, *, answered: bool) -> None:
+        """The database answered, or could not be reached: for `heard_since`."""
+        if answered:
+            if self._away is not None:
+                self._outage, self._away = (self._away, self.clock.time()), None
+        elif self._away is None:
+            self._away = self.clock.time()
+
     async def skew(self) -> float:
         """Seconds by which the database's clock is ahead of ours; 0 for SQLite. Leases and heartbeats compare times of several machines."""
         if not self.shared:
@@ -154,7 +172,7 @@ class Store:
             return _translated()
         from lamplighter.store.postgres import translated
 
-        return translated(self._where)
+        return translated(self._where, self.note)
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -9,7 +9,7 @@ from lamplighter.core.errors import RequestError
 from lamplighter.gateway.control.access import Admin
 from lamplighter.gateway.control.parts import Parts, parts_of
 from lamplighter.store import principals
-from lamplighter.store.principals import CLI_KEY, Key
+from lamplighter.store.principals import CLI_KEYS, Key
 
 router = APIRouter()
 _Parts = Annotated[Parts, Depends(parts_of)]
@@ -35,7 +35,7 @@ async def list_keys(_: Admin, parts: _Parts) -> dict[str, Any]:
 @router.post("/api/keys", status_code=201)
 async def create_key(new: NewKey, _: Admin, parts: _Parts) -> dict[str, Any]:
     """A new key; its secret is in this answer and nowhere else, ever."""
-    if new.name == CLI_KEY:
+    if new.name.startswith(CLI_KEYS.removesuffix("%)")):
         raise RequestError("This name is kept for the command line's own key.", code="reserved_name", param="name")
     key, secret = await principals.create_key(parts.services.store, name=new.name, admin=new.admin, principal=new.principal)
     await parts.services.keyring.refresh()  # it opens from the moment at which it is shown
