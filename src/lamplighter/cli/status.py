@@ -71,7 +71,8 @@ def picture(answer: dict[str, Any], url: str) -> "RenderableType":
     columns = ("model", "state", "engine", "pool", "requests", "last wake")
     up_for = ago(now - answer["started_at"]).removesuffix(" ago")
     shown = table(columns, rows, title=f"{url}  ·  Lamplighter {answer['version']}, up {up_for}")
-    if not (failing := circuits(answer)):
+    failing = circuits(answer)
+    if not failing or isinstance(shown, str):  # a table for programs stays one: they read the JSON for more
         return shown
     from rich.console import Group
     from rich.text import Text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lamplighter.cli.words import ago, doing, size, span
+from lamplighter.cli.words import ago, circuits, doing, size, span
 from tests.unit.cli.conftest import model
 
 
@@ -59,3 +59,18 @@ STAGES = [
 def test_what_a_model_is_doing(status: dict[str, object], text: str) -> None:
     """The one line by which a person judges what is going on; an exceeded estimate is never shown as negative."""
     assert doing(status, 1000.0) == text
+
+
+def test_failing_endpoints_are_named_with_reason_and_time() -> None:
+    """A person who asks why nothing answers would see a model that looks well."""
+
+    def replica(name: str, state: str, retry_at: float | None) -> dict[str, object]:
+        circuit = {"state": state, "since": 880.0, "failures": 5, "retry_at": retry_at, "reason": "no connection"}
+        return {"id": name, "models": ["a", "b"], "breaker": circuit}
+
+    replicas = [replica("rep_1", "open", 1030.0), replica("rep_2", "half_open", 1010.0), replica("rep_3", "closed", None)]
+    replicas.append({"id": "rep_4", "models": [], "breaker": None})
+    assert circuits({"now": 1000.0, "pools": [{"name": "nas", "replicas": replicas}]}) == [
+        "rep_1 in pool nas (a, b) has been failing since 2 minutes ago: no connection; tried again in 0:30.",
+        "rep_2 in pool nas (a, b) has been failing since 2 minutes ago: no connection; being tried again.",
+    ]
