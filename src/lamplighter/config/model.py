@@ -96,9 +96,18 @@ class GatewayConfig(Section):
     max_body: Bytes = Field(Size(10 * 10**6), description="Largest request body; a larger one gets 413.")
     body_timeout: Span = Field(Duration(30), description="Longest pause while a client sends its body; then 408.")
     connect_timeout: Span = Field(Duration(5), description="Limit for connecting to an engine.")
-    first_byte_timeout: Span = Field(Duration(600), description="Limit for an engine's first byte; then 504, or an error event.")
+    first_byte_timeout: Span = Field(
+        Duration(600), description="Longest silence of an engine that works on an answer without streaming; then 504."
+    )
+    first_token_timeout: Span = Field(
+        Duration(600), description="Limit for the first bytes of a streamed answer; then 504, or an error event after heartbeats."
+    )
     idle_stream_timeout: Span = Field(
         Duration(120), description="Longest silence of an engine within a stream; then an error event."
+    )
+    deadline: SpanOrNever = Field(
+        Duration(7200),
+        description="Limit for a request as a whole, from its arrival to the last byte of its answer, waiting included; then 504, or an error event.",
     )
     max_upstream_connections: int = Field(
         1024, ge=1, le=65_536, description="Connections that may be open to one endpoint; more requests wait for one."

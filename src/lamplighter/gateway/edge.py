@@ -11,7 +11,7 @@ from lamplighter.core.errors import RequestError
 from lamplighter.gateway.control.access import ADMIN
 from lamplighter.gateway.cors import OLLAMA, Cors, open_to_pages
 from lamplighter.gateway.hosts import Hosts, Proxies, host_name, on_loopback
-from lamplighter.gateway.inference.http import refuse
+from lamplighter.gateway.responses import refuse
 from lamplighter.gateway.wire import Headers
 
 _ALWAYS = frozenset({"/health", "/ready"})
@@ -76,14 +76,7 @@ class Edge:
             server = scope.get("server")
             if not server or not on_loopback(server[0]):
                 return
-        shown = (host_name(host or b"") or "?")[:100]
-        raise RequestError(
-            f"This gateway is not known as {shown!r}.",
-            status=421,
-            type="permission_error",
-            code="unknown_host",
-            next_step="Set server.public_url to the URL that people use, or list the name in server.allowed_hosts.",
-        )
+        raise unknown_host(host)
 
     # -- ports
 
@@ -128,6 +121,18 @@ class Edge:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"host"] + [(b"host", host)]
 
 
+def unknown_host(host: bytes | None) -> RequestError:
+    """We are not asked by a name of ours."""
+    shown = (host_name(host or b"") or "?")[:100]
+    return RequestError(
+        f"This gateway is not known as {shown!r}.",
+        status=421,
+        type="permission_error",
+        code="unknown_host",
+        next_step="Set server.public_url to the URL that people use, or list the name in server.allowed_hosts.",
+    )
+
+
 def _last(values: list[bytes] | None) -> bytes | None:
     """The value that the nearest proxy wrote."""
     return values[-1].rpartition(b",")[2].strip().lower() if values else None
@@ -150,7 +155,7 @@ def _with(send: Any, extra: Headers) -> Any:
 
 async def _refuse(scope: dict[str, Any], receive: Any, send: Any, error: RequestError) -> None:
     if scope["type"] == "http":
-        await refuse(receive, send, error, "-")
+        await refuse(send, error, "-")
         return
     await receive()
     await send({"type": "websocket.close", "code": 1008, "reason": error.code})  # before it is accepted: answered as 403

@@ -115,10 +115,14 @@ class StrictProtocol(HttpToolsProtocol):
         if not self.transport.is_closing() and ((idle and self._in_head) or within):
             self.transport.write(MALFORMED)
         if not idle:  # whoever works on it must not write behind this
-            cycle.disconnected = True
-            cycle.message_event.set()
+            self.abandon(cycle)
         self.pipeline.clear()
         self.transport.close()
+
+    def abandon(self, cycle: Any) -> None:
+        """Let whoever works on `cycle` know that its client is gone."""
+        cycle.disconnected = True
+        cycle.message_event.set()
 
 
 class _Resumed:

@@ -1,4 +1,4 @@
-"""Heads and bodies that are the same for all our own answers: JSON, errors, security headers."""
+"""Heads and bodies that are the same for all our own answers: JSON, errors, security headers; and short answers over ASGI."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from lamplighter.core.errors import RequestError
-from lamplighter.gateway.wire import Headers, Wire
+from lamplighter.gateway.wire import Headers, Wire, header_lines
 
 JSON_TYPE = (b"content-type", b"application/json")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -17,6 +17,7 @@ STREAM_HEADERS: Headers = [  # beside the content type, which is the dialect's
     (b"x-accel-buffering", b"no"),  # nginx would otherwise collect the events
 ]
 JSON_HEADERS: Headers = [JSON_TYPE, NOSNIFF, NO_STORE]
+_CLOSE = ("connection", "close")
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -37,14 +38,26 @@ def error_headers(error: RequestError, request_id: str) -> Headers:
     return headers
 
 
-def send_error(wire: Wire, error: RequestError, request_id: str, body: bytes, *, extra: Headers | None = None) -> None:
-    """Answer with `error`, whole. `body`: it in the client's dialect."""
-    wire.start(error.status, [*error_headers(error, request_id), *(extra or [])], length=len(body))
-    wire.finish(body)
+def send_error(wire: Wire, error: RequestError, request_id: str, body: bytes, *, lines: bytes = b"", linger: float = 0.0) -> None:
+    """Answer with `error`, whole. `body`: it in the client's dialect. `lines`: more header lines. `linger`: see `Wire.finish`."""
+    close = _CLOSE in error.headers
+    headers = [header for header in error_headers(error, request_id) if header[0] != b"connection"]
+    wire.start(error.status, header_lines(headers) + lines, length=len(body), close=close)
+    wire.finish(body, linger=linger)
 
 
-def send_json(wire: Wire, value: Any, *, status: int = 200, headers: Headers | None = None) -> None:
-    """Answer with `value` as JSON, whole."""
-    body = msgspec.json.encode(value)
-    wire.start(status, [*JSON_HEADERS, *(headers or [])], length=len(body))
-    wire.finish(body)
+async def answer(send: Any, status: int, headers: Headers, body: bytes) -> None:
+    """Answer an ASGI request, whole."""
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def answer_json(send: Any, value: Any, *, status: int = 200, headers: Headers | None = None) -> None:
+    """Answer an ASGI request with `value` as JSON."""
+    await answer(send, status, [*JSON_HEADERS, *(headers or [])], msgspec.json.encode(value))
+
+
+async def refuse(send: Any, error: RequestError, request_id: str, *, body: bytes | None = None) -> None:
+    """Answer an ASGI request with `error`. `body`: it in the client's dialect; None: in OpenAI's shape."""
+    body = msgspec.json.encode(error.body()) if body is None else body
+    await answer(send, error.status, error_headers(error, request_id), body)

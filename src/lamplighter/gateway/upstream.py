@@ -66,23 +66,23 @@ class Upstream:
         """An idle connection, if there is one and nobody waits for it; without waiting."""
         while self._idle and not self._waiting:
             connection, _ = self._idle.popitem()
-            transport = connection._transport  # noqa: SLF001 - the pool and its connections are one unit
-            if transport is None or transport.is_closing():
+            if not connection.usable:
                 continue
             connection.busy = True
             self.busy.add(connection)
             return connection
         return None
 
-    async def acquire(self, *, fresh: bool = False) -> Connection:
+    async def acquire(self, *, fresh: bool = False, patience: float | None = None) -> Connection:
         """A connection: an idle one (unless `fresh`), a new one, or the next that becomes free, in order of asking.
 
-        Raises UpstreamFailure: CONNECT, or BUSY when none became free in time.
+        `patience`: seconds that it may wait for one that becomes free, when that is less than `Limits.first_byte`. Raises UpstreamFailure:
+        CONNECT, or BUSY when none became free in time.
         """
         if not fresh and (connection := self.take()) is not None:
             return connection
         if len(self.busy) + len(self._idle) + self._opening >= self._limits.connections and not self._evict():
-            return await self._queue()
+            return await self._queue(self._limits.first_byte if patience is None else min(patience, self._limits.first_byte))
         return await self._open()
 
     def _evict(self) -> bool:
@@ -93,11 +93,11 @@ class Upstream:
             return True
         return False
 
-    async def _queue(self) -> Connection:
+    async def _queue(self, patience: float) -> Connection:
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(self._limits.first_byte):
+            async with asyncio.timeout(patience):
                 connection = await waiter
         except TimeoutError:
             raise UpstreamFailure(Cause.BUSY, "all connections to the engine are in use") from None
@@ -167,7 +167,7 @@ class Upstream:
         """Close what was silent for too long. `passed`: seconds since the last call."""
         now = self._clock.monotonic()
         for connection in list(self.busy):
-            connection.sweep(passed, self._limits)
+            connection.sweep(passed, now, self._limits)
         for connection, since in list(self._idle.items()):
             if now - since <= _IDLE:
                 break  # the rest is younger
@@ -234,7 +234,8 @@ class Upstreams:
         self._retired.clear()
 
     async def _run(self) -> None:
-        tick = min(_TICK, self._limits.first_byte / 4, self._limits.idle_stream / 4)
+        limits = self._limits
+        tick = min(_TICK, limits.first_byte / 4, limits.first_token / 4, limits.idle_stream / 4)
         while True:
             await self._clock.sleep(tick)
             for pool in [*self._pools.values(), *self._retired]:

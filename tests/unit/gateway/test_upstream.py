@@ -59,18 +59,48 @@ def answers(*parts: bytes) -> Script:
     return script
 
 
-async def ask(pool: Upstream, body: bytes = b"{}") -> tuple[Connection, Head]:
+class Heard:
+    """A taker that notes what it is told."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.pieces: list[bytes] = []
+        self.silences: list[float] = []
+        self.head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
+        self.end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def on_head(self, head: Head) -> None:
+        self.head.set_result(head)
+
+    def on_piece(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def on_end(self, failure: UpstreamFailure | None, *, announced: bool) -> None:
+        if not self.head.done() and failure is not None:
+            self.head.set_exception(failure)
+        elif failure is not None:
+            self.end.set_exception(failure)
+        else:
+            self.end.set_result(announced)
+
+    def on_silence(self, seconds: float) -> None:
+        self.silences.append(seconds)
+
+
+async def ask(pool: Upstream, body: bytes = b"{}", *, stream: bool = False) -> tuple[Heard, Head]:
     connection = await pool.acquire()
+    heard = Heard(connection)
     try:
-        return connection, await connection.ask(pool.head("/v1/chat/completions", "req_1", len(body)), body)
+        connection.ask(pool.head("/v1/chat/completions", "req_1", len(body)), body, heard, stream=stream)
+        return heard, await heard.head
     except BaseException:
         connection.done()
         raise
 
 
 async def ask_whole(pool: Upstream, body: bytes = b"{}") -> Head:
-    connection, head = await ask(pool, body)
-    connection.done()
+    heard, head = await ask(pool, body)
+    heard.connection.done()
     return head
 
 
@@ -156,45 +186,41 @@ async def test_improper_answers_are_failures(parts: list[bytes], cause: Cause, r
 
 async def test_a_stream_is_pushed_piece_by_piece() -> None:
     """Tokens would arrive late or in another order."""
-    pieces: list[bytes] = []
     async with serving(answers(SSE, b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n")) as pool:
-        connection, head = await ask(pool)
+        heard, head = await ask(pool)
         assert head.body is None
-        assert await connection.pump(pieces.append)
-        connection.done()
+        assert await heard.end
+        heard.connection.done()
         assert pool.idle == 1
-    assert b"".join(pieces) == b"onetwo"
+        assert b"".join(heard.pieces) == b"onetwo"
 
 
 async def test_a_stream_that_came_whole_is_still_given() -> None:
     """A very fast answer would be lost."""
-    pieces: list[bytes] = []
     async with serving(answers(SSE + b"3\r\none\r\n0\r\n\r\n")) as pool:
-        connection, _ = await ask(pool)
-        await asyncio.sleep(0.05)
-        assert await connection.pump(pieces.append)
-        connection.done()
-    assert pieces == [b"one"]
+        heard, _ = await ask(pool)
+        assert await heard.end
+        heard.connection.done()
+        assert heard.pieces == [b"one"]
 
 
 async def test_a_stream_cut_off_is_a_failure() -> None:
     """A crashed engine would look like one that finished."""
-    pieces: list[bytes] = []
     async with serving(answers(SSE, b"3\r\none\r\n")) as pool:
-        connection, _ = await ask(pool)
+        heard, _ = await ask(pool)
         with pytest.raises(UpstreamFailure) as caught:
-            await connection.pump(pieces.append)
-        connection.done()
+            await heard.end
+        heard.connection.done()
         assert caught.value.cause is Cause.LOST
-    assert pieces == [b"one"]
+        assert heard.pieces == [b"one"]
 
 
 async def test_a_stream_ended_by_closing_says_so() -> None:
     """The gateway could not tell a server of the old kind from one that died."""
     async with serving(answers(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", b"one")) as pool:
-        connection, _ = await ask(pool)
-        assert not await connection.pump(lambda _: None)
-        connection.done()
+        heard, _ = await ask(pool)
+        assert not await heard.end
+        heard.connection.done()
         assert not pool.idle
 
 
@@ -210,11 +236,9 @@ async def test_leaving_closes_the_engines_connection_at_once() -> None:
         closed.set()
 
     async with serving(script) as pool:
-        connection, _ = await ask(pool)
-        reading = asyncio.create_task(connection.pump(lambda _: None))
+        heard, _ = await ask(pool)
         await asyncio.sleep(0.01)
-        reading.cancel()
-        connection.done()
+        heard.connection.done()
         await asyncio.wait_for(closed.wait(), 1)
         assert pool.quiet
 
@@ -312,48 +336,88 @@ async def test_backpressure_reaches_the_engine() -> None:
             written += 65536
 
     async with serving(script) as pool:
-        connection, _ = await ask(pool)
-        got = 0
-
-        def sink(data: bytes) -> None:
-            nonlocal got
-            got += len(data)
-            connection.pause()
-
-        reading = asyncio.create_task(connection.pump(sink))
+        heard, _ = await ask(pool)
+        heard.connection.pause()
         await asyncio.sleep(0.3)
         assert written < 64 * 2**20, "the engine was never made to wait"
-        assert got < 4 * 2**20
-        reading.cancel()
-        connection.done()
+        assert sum(map(len, heard.pieces)) < 4 * 2**20
+        heard.connection.done()
 
 
-async def test_silence_ends_a_request() -> None:
-    """A hung engine would hold its clients for ever."""
+@pytest.mark.parametrize("stream", [False, True])
+async def test_silence_ends_a_request(stream: bool) -> None:
+    """A hung engine would hold its clients for ever; or a long prompt would be given up as early as a stream that stops."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
+        if stream:
+            writer.write(SSE)  # as engines do that send the head when they begin to work
         await reader.read()
 
     clock = VirtualClock()
     async with serving(script) as real:
-        pools = Upstreams(Limits(first_byte=10, idle_stream=4), clock)
+        pools = Upstreams(Limits(first_byte=4 if stream else 10, first_token=10 if stream else 4, idle_stream=4), clock)
         pool = pools.of(real.endpoint)
         await pools.start()
-        ticks: list[float] = []
         connection = await pool.acquire()
-        connection.on_tick = ticks.append
-        asking = asyncio.create_task(connection.ask(pool.head("/x", "r", 2), b"{}"))
-        await asyncio.sleep(0.02)
+        heard = Heard(connection)
+        connection.ask(pool.head("/x", "r", 2), b"{}", heard, stream=stream)
+        await asyncio.sleep(0.05)
         await clock.advance(9)
-        assert not asking.done()
-        assert ticks == [float(second) for second in range(1, 10)]
+        assert not heard.end.done()
+        assert heard.silences == [float(second) for second in range(1, 10)]
         await clock.advance(2)
         with pytest.raises(UpstreamFailure) as caught:
-            await asking
+            await (heard.end if stream else heard.head)
         assert caught.value.cause is Cause.TIMEOUT
         connection.done()
         await pools.stop()
+
+
+async def test_a_request_that_takes_too_long_as_a_whole_is_ended() -> None:
+    """An answer that never comes to its end would hold its engine's slot for ever, one token at a time."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(SSE + b"3\r\none\r\n")
+        await reader.read()
+
+    clock = VirtualClock()
+    async with serving(script) as real:
+        pools = Upstreams(Limits(), clock)
+        pool = pools.of(real.endpoint)
+        await pools.start()
+        connection = await pool.acquire()
+        heard = Heard(connection)
+        connection.ask(pool.head("/x", "r", 2), b"{}", heard, stream=True, deadline=clock.monotonic() + 30)
+        await heard.head
+        await clock.advance(29)
+        assert not heard.end.done()
+        await clock.advance(2)
+        with pytest.raises(UpstreamFailure) as caught:
+            await heard.end
+        assert caught.value.cause is Cause.DEADLINE
+        connection.done()
+        await pools.stop()
+
+
+@pytest.mark.parametrize("rest", [JSON, JSON[:20], b"garbage"])
+async def test_more_than_was_asked_for_never_answers_the_next_request(rest: bytes) -> None:
+    """An engine that is confused, or somebody who smuggles through it, would answer another client's request."""
+    served = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        await request(reader)
+        served += 1
+        writer.write(JSON + rest)
+        await reader.read()
+
+    async with serving(script) as pool:
+        assert (await ask_whole(pool)).body == b"{}"
+        assert not pool.idle
+        assert (await ask_whole(pool)).body == b"{}"
+        assert served == 2
 
 
 async def test_unused_connections_are_closed_and_forgotten_endpoints_too() -> None:

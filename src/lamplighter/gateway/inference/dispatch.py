@@ -1,10 +1,15 @@
-"""One request's way to an engine: which lane, hold, target, connection, retries. Both the HTTP routes and the chat page go through here.
+"""One request's way to an engine: admission, lane, hold, target, connection, retries. The HTTP routes and the chat page both go through here.
 
-Not responsible for how the answer reaches whoever asked: `http` and `local` read it from the `Call`.
+When everything can be had at once, a call is sent within `start`, and its answer is told from the engine's socket: no task, no waiting. A
+task runs only while something must be waited for. Not responsible for how the answer reaches whoever asked: `http` and `local` do that.
 """
 
-from collections.abc import Callable, Iterator
-from typing import cast
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import structlog
 
 from lamplighter.config import Config
 from lamplighter.core.clock import Clock
@@ -13,7 +18,7 @@ from lamplighter.gateway import hold
 from lamplighter.gateway.admission.base import Admission, Grant
 from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.breaker import State
-from lamplighter.gateway.connection import Cause, Connection, Head, UpstreamFailure
+from lamplighter.gateway.connection import Cause, Connection, Head, Taker, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.dialects.base import StreamReader
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
@@ -22,11 +27,13 @@ from lamplighter.gateway.relay import WakeMode
 from lamplighter.gateway.retries import backoff, falls_back
 from lamplighter.gateway.routing import Asker, Lane, Lanes, Outcome, Target
 from lamplighter.store.bus import Bus, Topic
+from lamplighter.store.wakes import Wake
 
 OUTCOMES = {
     Cause.CONNECT: Outcome.CONNECT,
     Cause.LOST: Outcome.LOST,
     Cause.TIMEOUT: Outcome.TIMEOUT,
+    Cause.DEADLINE: Outcome.CANCELLED,
     Cause.PROTOCOL: Outcome.PROTOCOL,
     Cause.STALLED: Outcome.CANCELLED,
     Cause.BUSY: Outcome.CANCELLED,
@@ -35,22 +42,44 @@ _RETRIED = frozenset({502, 503, 504})
 _WANTED_AT_LEAST = 300.0
 """Seconds for which a model that another one stood in for is wanted, unless its pool's boot deadline is longer."""
 
+_log = structlog.get_logger(__name__)
+
+
+class Asking(Taker, Protocol):
+    """Whoever wants the answer of a call. It hears one of these, and closes the call then:
+
+    `on_error`; or `on_head` with a whole answer; or `on_head` with the beginning of a stream, `on_piece` any number of times and `on_end`.
+    It may close the call at any time before. What `on_head` raises (RequestError) comes back as `on_error`.
+    """
+
+    def on_error(self, error: RequestError) -> None:
+        """There is no answer."""
+        ...
+
+    def on_beat(self, wake: Wake | None) -> float | None:
+        """A streaming request is held: see `hold.OnBeat`."""
+        ...
+
 
 class Call:
-    """One request on its way. `open` it, read from `connection` when the head has no body, and always `close` it."""
+    """One request on its way. `start` it, and always `close` it."""
 
     __slots__ = (
+        "_asking",
         "_body",
         "_dispatch",
+        "_fallback",
         "_identity",
         "_outcome",
+        "_reused",
         "_target",
+        "_task",
+        "_tries",
         "_wanting",
         "asker",
         "connection",
         "grant",
         "lane",
-        "on_silence",
         "reader",
         "record",
         "request",
@@ -68,10 +97,16 @@ class Call:
         session: bytes = b"",
     ) -> None:
         self._dispatch = dispatch
+        self._asking: Asking | None = None
+        self._task: asyncio.Task[None] | None = None
         self._target: Target | None = None
         self._body = b""
         self._identity = identity
         self._outcome = Outcome.CANCELLED  # until the engine answered: who leaves before says nothing about it
+        self._reused = False
+        self._tries = 0
+        self._wanting = stood_in_for is not None
+        self._fallback: _Fallback | None = None
         self.grant: Grant | None = None
         self.asker = Asker(record.key_id or record.principal_id, session, request.prefix() if len(lane.targets) > 1 else b"")
         self.lane = lane
@@ -79,38 +114,247 @@ class Call:
         self.record = record
         self.stood_in_for = stood_in_for
         """The lane of the model that was asked for, when `lane` answers in its place."""
-        self._wanting = stood_in_for is not None
         self.connection: Connection | None = None
+        """To the engine, while an exchange is under way."""
         self.reader: StreamReader | None = None
         """Of a streamed answer, set by whoever reads it: however it ends, what it used is known."""
-        self.on_silence: Callable[[float], None] | None = None
-        """Called every second or so with the seconds for which the engine has been silent."""
 
-    async def open(self, on_beat: hold.OnBeat | None) -> Head:
-        """Wait for an engine as long as it takes and is allowed, ask it, and give the answer's head. Raises RequestError.
+    def start(self, asking: Asking) -> None:
+        """Ask an engine, at once if one can be had at once; `asking` hears of the answer, or of the error, maybe before this returns."""
+        self._asking = asking
+        self._begin()
 
-        A head with status 400 or above is given as it is only when trying again is of no use. When the model cannot answer, its fallbacks
-        are asked in turn; when they cannot either, the error is that of the model itself.
-        """
+    def _begin(self) -> None:
+        """`start`, for the one model that `lane` is."""
         try:
-            return await self._open(on_beat)
+            # Before anything counts as demand: who may not ask wakes nothing.
+            grant = self.grant = self._dispatch.admission.admit_now(self._identity, self.request, self.lane.name)
         except RequestError as error:
-            first, asked = error, self.stood_in_for or self.lane
+            self._give_up(error)
+            return
+        if grant is not None:
+            self._prepare()
+            target = self._target = self.lane.seize(self.asker)
+            if target is not None:
+                connection = target.upstream.take()
+                if connection is not None:
+                    self._send(target, connection)
+                    return
+        self._wait()
+
+    def close(self) -> None:
+        """The request is over, however: the engine's connection is kept or closed at once, the counts return. Safe to call twice."""
+        self._asking = None
+        self._cancel()
+        self._release(self._outcome)
+        record = self.record
+        if self.reader is not None:
+            record.usage, record.events = self.reader.usage, self.reader.events
+            self.reader = None
+        if record.usage is None and record.reached:
+            record.estimate(self.request.route, self.request.bound()[0])
+        if self.grant is not None:
+            grant, self.grant = self.grant, None
+            began = record.began + (record.held or 0.0)
+            grant.settle(record.usage, seconds=self._dispatch.clock.monotonic() - began if record.reached else 0.0)
+
+    def stop(self) -> None:
+        """The gateway ends, and this call still waits for something."""
+        self._cancel()
+        self._give_up(hold.stopping())
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+            self._dispatch.waiting.discard(self)
+
+    def lost(self, failure: UpstreamFailure) -> None:
+        """Note that the answer broke off after its first byte."""
+        self._outcome = OUTCOMES[failure.cause]
+        if self._target is not None:
+            self._dispatch.failed(self.lane, self._target, failure)
+
+    # -- asking
+
+    def _prepare(self) -> None:
+        """It is admitted."""
+        if self._wanting and self.stood_in_for is not None:
+            self._dispatch.want(self.stood_in_for)
+        self._body = self.request.body(self.lane.upstream_model)
+
+    def _send(self, target: Target, connection: Connection) -> None:
+        record, dispatch = self.record, self._dispatch
+        self.connection = connection
+        self._reused = connection.used > 0
+        record.replica_id = target.replica_id
+        record.reached = True
+        record.sent_at = dispatch.clock.monotonic()
+        question = target.upstream.head(UPSTREAM_PATHS[self.request.route], record.request_id, len(self._body))
+        try:
+            connection.ask(question, self._body, self, stream=self.request.stream, deadline=record.began + dispatch.deadline)
+        except UpstreamFailure as failure:
+            self.on_end(failure, announced=False)
+
+    # -- waiting
+
+    def _wait(self, *, pause: float = 0.0, fresh: bool = False) -> None:
+        """Get what cannot be had at once. `pause`: seconds before. `fresh`: only a new connection will do."""
+        self._dispatch.waiting.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._go(pause, fresh=fresh))
+
+    async def _go(self, pause: float, *, fresh: bool) -> None:
+        try:
+            await self._find(pause, fresh=fresh)
+        except RequestError as error:
+            self._waited()
+            self._give_up(error)
+        except UpstreamFailure as failure:
+            self._waited()
+            self._failed(failure)
+        except Exception:  # noqa: BLE001 - a defect of ours ends one request, with a line in the log
+            _log.exception("a request failed in an unforeseen way", request_id=self.record.request_id)
+            self._waited()
+            self._give_up(faults.defect())
+
+    def _waited(self) -> None:
+        """The task has done its work: what follows may begin another."""
+        self._task = None
+        self._dispatch.waiting.discard(self)
+
+    async def _find(self, pause: float, *, fresh: bool) -> None:
+        dispatch, lane = self._dispatch, self.lane
+        if pause:
+            await dispatch.clock.sleep(pause)
+        if self.grant is None:
+            self.grant = await dispatch.admission.admit(self._identity, self.request, lane.name)
+            self._prepare()
+        target = self._target
+        if target is None:
+            target = self._target = lane.seize(self.asker) or await self._hold()
+        connection = None if fresh else target.upstream.take()
+        if connection is None:
+            left = self.record.began + dispatch.deadline - dispatch.clock.monotonic()
+            connection = await target.upstream.acquire(fresh=fresh, patience=max(0.0, left))
+        self._waited()
+        self._send(target, connection)
+
+    async def _hold(self) -> Target:
+        dispatch, record, asking = self._dispatch, self.record, self._asking
+        config = dispatch.config.gateway
+        limit = min(float(config.max_wait if self.request.stream else config.hold), dispatch.deadline)
+        on_beat = asking.on_beat if asking is not None and self.request.stream else None
+        began, asleep = dispatch.clock.monotonic(), not self.lane.targets
+        try:
+            return await hold.hold(
+                self.lane, self.asker, config, dispatch.clock, began=record.began, limit=limit, on_beat=on_beat
+            )
+        finally:
+            waited = dispatch.clock.monotonic() - began
+            record.held = (record.held or 0.0) + waited
+            if asleep:
+                record.asleep += waited
+
+    # -- what the engine says: a `Taker`
+
+    def on_head(self, head: Head) -> None:
+        """The answer begins, or is there."""
+        asking, connection = self._asking, self.connection
+        if asking is None or connection is None:
+            return
+        if head.status in _RETRIED:
+            self._dispatch.meter.metrics.upstream_errors.labels(self.lane.name, "status").inc()
+            self._again(faults.from_answer(head, self.lane), Outcome.STATUS, may=True)
+            return
+        if head.status < 500:
+            self._outcome = Outcome.OK
+            target = self._target
+            if target is not None and target.breaker.state is not State.CLOSED:
+                self.lane.answered(target)
+        else:
+            self._outcome = Outcome.ERROR
+        try:
+            if head.body is None:
+                connection.hand_over(asking)
+            asking.on_head(head)
+        except RequestError as error:
+            asking.on_error(error)
+        except Exception:  # noqa: BLE001 - a defect of ours ends one request, with a line in the log
+            _log.exception("an answer could not be passed on", request_id=self.record.request_id)
+            asking.on_error(faults.defect())
+
+    def on_piece(self, data: bytes) -> None:
+        """Never called: a stream is handed over when it begins."""
+
+    def on_end(self, failure: UpstreamFailure | None, *, announced: bool) -> None:
+        """The exchange failed before an answer began."""
+        if failure is None or self._asking is None:
+            return
+        if self._reused and failure.cause is Cause.LOST and not failure.received and self._target is not None:
+            # The engine had closed a connection that was kept: no failure of this request. Ask again on a new one.
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                connection.done()
+            self._wait(fresh=True)
+            return
+        self._failed(failure)
+
+    def on_silence(self, seconds: float) -> None:
+        """The engine works, and says nothing yet."""
+        if self._asking is not None:
+            self._asking.on_silence(seconds)
+
+    # -- failing
+
+    def _failed(self, failure: UpstreamFailure) -> None:
+        lane, target = self.lane, self._target
+        if target is not None:
+            self._dispatch.failed(lane, target, failure)
+        outcome = OUTCOMES[failure.cause]
+        may = failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received)
+        self._again(faults.from_failure(failure, lane), outcome, may=may)
+
+    def _again(self, error: RequestError, outcome: Outcome, *, may: bool) -> None:
+        """This try is over: another one after a while if that `may` help and is allowed, else `error` is the answer."""
+        dispatch, lane = self._dispatch, self.lane
+        self.asker.avoid = self._target
+        self._release(outcome)
+        if lane.static and outcome is Outcome.CONNECT and not lane.awake:
+            may = False  # nothing will wake it: say so at once
+        pause = backoff(self._tries + 1)
+        if self.record.began + dispatch.deadline - dispatch.clock.monotonic() <= pause:
+            may = False
+        if not may or self._tries >= dispatch.config.gateway.retries or not lane.retry_budget.spend():
+            self._give_up(error)
+            return
+        self._tries += 1
+        self.record.retries = self._tries
+        dispatch.meter.metrics.retries.labels(lane.name).inc()
+        self._wait(pause=pause)
+
+    def _give_up(self, error: RequestError) -> None:
+        """This model cannot answer: its fallbacks are asked in turn; when they cannot either, the error is that of the model itself."""
+        asking = self._asking
+        if asking is None:
+            return
+        fallback = self._fallback
+        if fallback is None:
+            asked = self.stood_in_for or self.lane
             if not asked.fallbacks or not falls_back(error, full=self._dispatch.config.routing.fallback_when_full):
-                raise
-        tried = {self.lane, asked}
-        for lane in self._dispatch.fallbacks(asked, self.request, self._identity):
-            if lane in tried:
-                continue
-            tried.add(lane)
-            self._turn_to(lane, asked)
-            try:
-                return await self._open(on_beat)
-            except RequestError as error:
-                if not falls_back(error, full=True):
-                    break  # no other model would do better: the gateway stops, or this key may not ask
-        self._turn_to(asked, None)
-        raise first
+                asking.on_error(error)
+                return
+            lanes = self._dispatch.fallbacks(asked, self.request, self._identity)
+            fallback = self._fallback = _Fallback(
+                asked, error, [lane for lane in lanes if lane is not self.lane and lane is not asked]
+            )
+        elif not falls_back(error, full=True):
+            fallback.lanes.clear()  # no other model would do better: the gateway stops, or this key may not ask
+        if fallback.lanes:
+            self._turn_to(fallback.lanes.pop(0), fallback.asked)
+            self._begin()
+        else:
+            self._turn_to(fallback.asked, None)
+            asking.on_error(fallback.error)
 
     def _turn_to(self, lane: Lane, asked: Lane | None) -> None:
         """Let `lane` answer in the place of `asked`; what was reserved for the one before is given back."""
@@ -119,123 +363,29 @@ class Call:
             grant.settle(None, seconds=0.0)
         self.lane, self.stood_in_for, self._wanting = lane, asked, False
         self.asker.avoid = None
+        self._tries = 0
         self.record.model, self.record.asked = lane.name, "" if asked is None else asked.name
 
-    async def _open(self, on_beat: hold.OnBeat | None) -> Head:
-        """`open`, for the one model that `lane` is."""
-        dispatch, lane = self._dispatch, self.lane
-        admission = dispatch.admission
-        # Before anything counts as demand: who may not ask wakes nothing.
-        grant = admission.admit_now(self._identity, self.request, lane.name)
-        self.grant = grant or await admission.admit(self._identity, self.request, lane.name)
-        if self._wanting and self.stood_in_for is not None:
-            dispatch.want(self.stood_in_for)
-        self._body = self.request.body(lane.upstream_model)
-        tries = 0
-        while True:
-            target = self._target = lane.seize(self.asker) or await self._hold(on_beat)
-            self.record.replica_id = target.replica_id
-            error: RequestError
-            try:
-                upstream = target.upstream
-                connection = upstream.take()
-                if connection is None:
-                    connection = await upstream.acquire()
-                self.connection = connection
-                reused = connection.used > 0
-                connection.on_tick = self.on_silence
-                question = upstream.head(UPSTREAM_PATHS[self.request.route], self.record.request_id, len(self._body))
-                try:
-                    self.record.reached = True
-                    self.record.sent_at = dispatch.clock.monotonic()
-                    await connection.send(question, self._body)
-                    head = connection.answer()
-                except UpstreamFailure as failure:
-                    if not reused or failure.received or failure.cause is not Cause.LOST:
-                        raise
-                    head = await self._ask_afresh(question)
-            except UpstreamFailure as failure:
-                error = faults.from_failure(failure, lane)
-                dispatch.failed(lane, target, failure)
-                outcome = OUTCOMES[failure.cause]
-                again = failure.cause is Cause.CONNECT or (failure.cause is Cause.LOST and not failure.received)
-            else:
-                if head.status not in _RETRIED:
-                    self._outcome = Outcome.OK if head.status < 500 else Outcome.ERROR
-                    if target.breaker.state is not State.CLOSED and head.status < 500:
-                        lane.answered(target)
-                    return head
-                dispatch.meter.metrics.upstream_errors.labels(lane.name, "status").inc()
-                error, again, outcome = faults.from_answer(head, lane), True, Outcome.STATUS
-            self._release(outcome)
-            if lane.static and outcome is Outcome.CONNECT and not lane.awake:
-                again = False  # nothing will wake it: say so at once
-            if not again or tries >= dispatch.config.gateway.retries or not lane.retry_budget.spend():
-                raise error
-            tries += 1
-            self.record.retries = tries
-            dispatch.meter.metrics.retries.labels(lane.name).inc()
-            self.asker.avoid = target
-            await dispatch.clock.sleep(backoff(tries))
-
-    async def _hold(self, on_beat: hold.OnBeat | None) -> Target:
-        dispatch = self._dispatch
-        config = dispatch.config.gateway
-        limit = float(config.max_wait if self.request.stream else config.hold)
-        began, asleep = dispatch.clock.monotonic(), not self.lane.targets
-        try:
-            return await hold.hold(
-                self.lane, self.asker, config, dispatch.clock, began=self.record.began, limit=limit, on_beat=on_beat
-            )
-        finally:
-            waited = dispatch.clock.monotonic() - began
-            self.record.held = (self.record.held or 0.0) + waited
-            if asleep:
-                self.record.asleep += waited
-
-    async def _ask_afresh(self, question: bytes) -> Head:
-        """The engine had closed a connection that was kept: no failure of this request. Ask again on a new one."""
-        target, old = self._target, self.connection
-        if target is None or old is None:
-            raise RuntimeError("nothing was asked before")
-        self.connection = None
-        old.done()
-        self.connection = await target.upstream.acquire(fresh=True)
-        self.connection.on_tick = self.on_silence
-        await self.connection.send(question, self._body)
-        return self.connection.answer()
-
     def _release(self, outcome: Outcome) -> None:
-        if self.connection is not None:
-            self.connection.done()
-            self.connection = None
-        if self._target is not None:
-            target, self._target = self._target, None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.done()
+        target, self._target = self._target, None
+        if target is not None:
             self.lane.release(target, outcome)
 
-    def lost(self, failure: UpstreamFailure) -> None:
-        """Note that the answer broke off after its first byte."""
-        self._outcome = OUTCOMES[failure.cause]
-        if self._target is not None:
-            self._dispatch.failed(self.lane, self._target, failure)
 
-    def close(self) -> None:
-        """The request is over, however: the engine's connection is kept or closed at once, the counts return. Safe to call twice."""
-        self.on_silence = None  # it leads back here: without this each stream would wait for the garbage collector
-        self._release(self._outcome)
-        record = self.record
-        if self.reader is not None:
-            record.usage, record.events = self.reader.usage, self.reader.events
-        if record.usage is None and record.reached:
-            record.estimate(self.request.route, self.request.bound()[0])
-        if self.grant is not None:
-            grant, self.grant = self.grant, None
-            began = record.began + (record.held or 0.0)
-            grant.settle(record.usage, seconds=self._dispatch.clock.monotonic() - began if record.reached else 0.0)
+@dataclass(slots=True)
+class _Fallback:
+    """A model that cannot answer, why, and those that may in its place."""
+
+    asked: Lane
+    error: RequestError
+    lanes: list[Lane]
 
 
 class Dispatch:
-    """Admits requests into lanes. `closing`: no new work."""
+    """Admits requests into lanes. `closing`: no new work. `waiting`: the calls that a task works on."""
 
     def __init__(self, config: Config, clock: Clock, lanes: Lanes, meter: Meter, admission: Admission, bus: Bus) -> None:
         self.config = config
@@ -244,7 +394,16 @@ class Dispatch:
         self.meter = meter
         self.admission = admission
         self.closing = False
+        self.deadline = float(config.gateway.deadline)
+        """Seconds from a request's arrival to its last byte, at the most."""
+        self.waiting: set[Call] = set()
         self._bus = bus
+
+    def stop(self) -> None:
+        """Nothing is waited for any longer: those who do are told."""
+        self.closing = True
+        for call in list(self.waiting):
+            call.stop()
 
     def admit(
         self, request: InferenceRequest, record: Record, identity: Identity, wake: WakeMode | None, session: bytes = b""

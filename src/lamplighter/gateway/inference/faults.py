@@ -45,6 +45,7 @@ def from_failure(failure: UpstreamFailure, lane: Lane) -> RequestError:
         Cause.CONNECT: (502, "upstream_unreachable"),
         Cause.LOST: (502, "upstream_lost"),
         Cause.TIMEOUT: (504, "upstream_timeout"),
+        Cause.DEADLINE: (504, "deadline_exceeded"),
         Cause.PROTOCOL: (502, "upstream_protocol"),
         Cause.STALLED: (502, "upstream_lost"),
     }[failure.cause]
@@ -53,6 +54,37 @@ def from_failure(failure: UpstreamFailure, lane: Lane) -> RequestError:
         status=status,
         type="upstream_error",
         code=code,
+        next_step="Ask again; if it lasts, read the engine's log.",
+    )
+
+
+def defect() -> RequestError:
+    """Something that should never happen, happened in us; the log has it."""
+    return RequestError(
+        "The gateway failed at this request in a way that it was not made for.",
+        status=500,
+        type="server_error",
+        code="internal_error",
+        next_step="Ask again; if it lasts, report it with the line of the gateway's log that has this request's id.",
+    )
+
+
+def not_json(lane: Lane) -> RequestError:
+    """A whole answer that is none."""
+    return _nonsense(f"The engine of `{lane.name}` sent an answer that is not whole JSON.")
+
+
+def no_stream(lane: Lane) -> RequestError:
+    """A stream was promised to the client, and a whole answer came."""
+    return _nonsense(f"The engine of `{lane.name}` does not stream.")
+
+
+def _nonsense(message: str) -> RequestError:
+    return RequestError(
+        message,
+        status=502,
+        type="upstream_error",
+        code="upstream_protocol",
         next_step="Ask again; if it lasts, read the engine's log.",
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway import hold
 from lamplighter.gateway.auth import Identity
-from lamplighter.gateway.connection import Cause, UpstreamFailure
+from lamplighter.gateway.connection import Cause, Head, UpstreamFailure
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.dispatch import Call, Dispatch
 from lamplighter.gateway.inference.request import encode_fields, from_fields
@@ -38,7 +38,6 @@ class LocalRelay:
         fields = encode_fields({**body, "model": model, "stream": True, "stream_options": {"include_usage": True}})
         record = Record("chat", f"req_{random.getrandbits(80):020x}", dispatch.clock.monotonic(), key_id=identity.key_id or "")
         call: Call | None = None
-        generation: _Generation | None = None
         try:
             try:
                 call = dispatch.admit(from_fields("chat", fields), record, identity, wake)
@@ -49,7 +48,7 @@ class LocalRelay:
             try:
                 yield generation.items()
             finally:
-                await generation.aclose()
+                generation.leave()
         finally:
             if call is not None:
                 call.close()
@@ -57,7 +56,7 @@ class LocalRelay:
 
 
 class _Generation:
-    """Runs one call in a task of its own and hands over what it finds."""
+    """The `dispatch.Asking` of one call: hands over what it hears to whoever iterates."""
 
     def __init__(self, call: Call, dispatch: Dispatch) -> None:
         self._call = call
@@ -69,7 +68,7 @@ class _Generation:
         self._error: RequestError | UpstreamLost | None = None
         self._over = False
         call.reader = self._splitter
-        self._task = asyncio.create_task(self._run(), name="generation")
+        call.start(self)
 
     async def items(self) -> AsyncIterator[Item]:
         """What there is, until the answer is whole. Raises RequestError, UpstreamLost."""
@@ -88,63 +87,69 @@ class _Generation:
             await self._woken.wait()
             self._woken.clear()
 
-    async def aclose(self) -> None:
-        """Whoever asked wants no more: the engine's connection closes at once."""
-        if not self._task.done():
-            self._task.cancel()
-            self._call.record.outcome = "cancelled"
-            self._call.record.status = self._call.record.status or CLIENT_LEFT
-        await asyncio.gather(self._task, return_exceptions=True)
-        if self._task.done() and not self._task.cancelled() and (defect := self._task.exception()) is not None:
-            raise defect
+    def leave(self) -> None:
+        """Whoever asked wants no more. Closing the call closes the engine's connection at once."""
+        record = self._call.record
+        if not self._over:
+            record.outcome = "cancelled"
+            record.status = record.status or CLIENT_LEFT
 
     def _put(self, item: Item) -> None:
         self._items.append(item)
         self._woken.set()
 
-    async def _run(self) -> None:
+    def _end(self, outcome: str, status: int, error: RequestError | UpstreamLost | None = None) -> None:
         record = self._call.record
-        try:
-            await self._generate()
-            record.status = 200
-        except RequestError as error:
-            record.status, record.outcome, self._error = error.status, "refused" if error.status < 500 else "failed", error
-        except UpstreamLost as error:
-            record.status, record.outcome, self._error = 200, "lost", error
-        finally:
-            self._over = True
-            self._woken.set()
+        record.status, record.outcome, self._error = status, outcome, error
+        self._over = True
+        self._call.close()  # now, not when the reader comes to the end: the engine's place is free
+        self._woken.set()
 
-    async def _generate(self) -> None:
-        call, record = self._call, self._call.record
-        head = await call.open(self._on_beat)
-        connection = call.connection
-        if head.status != 200 or head.body is not None or connection is None:
+    # -- what the call says
+
+    def on_error(self, error: RequestError) -> None:
+        """There is no answer."""
+        self._end("refused" if error.status < 500 else "failed", error.status, error)
+
+    def on_head(self, head: Head) -> None:
+        """An answer: it must be a stream."""
+        call = self._call
+        if head.status != 200 or head.body is not None:
             raise faults.from_answer(head, call.lane)
-        self._put(Started(call.lane.name, record.held))
-        detail: str | None = None
-        failure: UpstreamFailure | None = None
+        self._put(Started(call.lane.name, call.record.held))
+
+    def on_piece(self, data: bytes) -> None:
+        """More of it."""
+        connection = self._call.connection
         try:
-            await connection.pump(self._sink)
-        except UpstreamFailure as caught:
-            failure, detail = caught, caught.detail
+            self._emit(self._splitter.feed(data))
+        except EventTooLarge as error:
+            if connection is not None:
+                connection.fail(Cause.PROTOCOL, str(error))
+
+    def on_end(self, failure: UpstreamFailure | None, *, announced: bool) -> None:
+        """It is whole, or it broke off."""
         self._emit(self._splitter.close())
         splitter = self._splitter
+        detail = failure.detail if failure is not None else None
         if failure is None and not splitter.done and (splitter.partial or not splitter.finished):
             detail = "the engine ended the answer without finishing it"
-        if detail is not None:
-            call.lost(failure or UpstreamFailure(Cause.LOST, detail, received=True))
-            error = faults.lost(detail)
-            raise UpstreamLost(error.message, next_step=error.next_step)
-
-    def _sink(self, data: bytes) -> None:
-        try:
-            whole = self._splitter.feed(data)
-        except EventTooLarge as error:
-            if self._call.connection is not None:
-                self._call.connection.fail(Cause.PROTOCOL, str(error))
+        if detail is None:
+            self._end("ok", 200)
             return
-        self._emit(whole)
+        self._call.lost(failure or UpstreamFailure(Cause.LOST, detail, received=True))
+        error = faults.lost(detail)
+        self._end("lost", 200, UpstreamLost(error.message, next_step=error.next_step))
+
+    def on_silence(self, seconds: float) -> None:
+        """The page shows by itself that nothing comes."""
+
+    def on_beat(self, wake: Wake | None) -> float | None:
+        """A stage of the wake."""
+        shown = wake if wake is not None and hold.stage(wake) is not None else None
+        if not self._items or self._items[-1] != Waking(shown):
+            self._put(Waking(shown))
+        return None
 
     def _emit(self, whole: bytes) -> None:
         record = self._call.record
@@ -158,9 +163,3 @@ class _Generation:
             self._put(Event(data))
         if self._size > _PAUSE and self._call.connection is not None:
             self._call.connection.pause()
-
-    def _on_beat(self, wake: Wake | None) -> float | None:
-        shown = wake if wake is not None and hold.stage(wake) is not None else None
-        if not self._items or self._items[-1] != Waking(shown):
-            self._put(Waking(shown))
-        return None
