@@ -73,40 +73,51 @@ def free_port() -> int:
 
 
 def serve(life: Life, argv: Sequence[str], environment: Mapping[str, str], url: str, watcher: Watcher) -> NoReturn:
-    """Run the program until it ends or we are asked to end it (SIGTERM); then this process ends too. Raises `Failure` while it starts."""
-    process: subprocess.Popen[bytes] | None = None
+    """Run the program until it ends or we are asked to end it (SIGTERM); then this process ends too. Raises `Failure` while it starts.
 
-    def end(_signal: int, _frame: object) -> None:
+    Whatever happens, nothing that it started is left in our process group.
+    """
+    supervisor, process = os.getppid(), None
+    signal.signal(signal.SIGTERM, _asked)
+    signal.signal(signal.SIGINT, _asked)
+    try:
+        log = Tail(life.folder / LOG)
+        log.skip()
+        process = _begin(argv, life.folder, environment)
+        _until_ready(process, log, watcher)
+        life.ready(url, watcher.context)
+        code = process.wait()
+        life.ended(watcher.judge(log.end(), code).detail)
+    except _Asked:
+        code = 0
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if process is not None:
             _stop(process)
         end_group(supervisor)
-        os._exit(0)
+    os._exit(code if code >= 0 else 1)
 
-    supervisor = os.getppid()
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    log = Tail(life.folder / LOG)
-    log.skip()
+
+class _Asked(BaseException):
+    """Our end was asked for. Raised by the signal's handler, so that nothing is done inside of one: a lock may be held there."""
+
+
+def _asked(_signal: int, _frame: object) -> None:
+    raise _Asked
+
+
+def _begin(argv: Sequence[str], folder: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     parent = os.getpid()
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             list(argv),
-            cwd=life.folder,
+            cwd=folder,
             env={**os.environ, **environment},  # noqa: TID251 - passed on, not read
             stdin=subprocess.DEVNULL,
             preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - this process has one thread
         )
     except OSError as error:
         raise Failure(WakeFailure.ENGINE_MISSING, f"{argv[0]} cannot be started: {error.strerror or error}.") from error
-    try:
-        _until_ready(process, log, watcher)
-    except Failure:
-        _stop(process)
-        raise
-    life.ready(url, watcher.context)
-    code = process.wait()
-    life.ended(watcher.judge(log.end(), code).detail)
-    os._exit(code if code > 0 else 1)
 
 
 def _until_ready(process: "subprocess.Popen[bytes]", log: "Tail", watcher: Watcher) -> None:
@@ -126,13 +137,13 @@ def _until_ready(process: "subprocess.Popen[bytes]", log: "Tail", watcher: Watch
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """SIGTERM, and SIGKILL after a while."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         process.terminate()
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(GRACE)
+            process.wait(1)
 
 
 class Tail:

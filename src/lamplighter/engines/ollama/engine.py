@@ -5,6 +5,7 @@ loads (or with `keep_alive: 0` unloads). How many requests wait inside it, it do
 """
 
 import sys
+import time
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines import program
 from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Loading, Probe, declared
-from lamplighter.engines.ollama.words import Pulling, among, listed, said_no
+from lamplighter.engines.ollama.words import Pulling, among, capabilities, listed, said_no
 from lamplighter.engines.probing import get, lines, post, said
 
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
@@ -23,6 +24,7 @@ _LOOK = 5.0
 """Seconds for a short question while a model is loaded."""
 _LOAD_LIMIT = 3600.0
 """Seconds for one load; the pool's own deadline is shorter."""
+_ASK_AGAIN = 60.0
 _SILENCE = 120.0
 """Seconds without a word of a pull after which it failed; it tells its progress several times a second."""
 
@@ -31,6 +33,10 @@ class Ollama:
     """Ollama. Implements `Engine` and `Resident`."""
 
     kind = "ollama"
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Endpoint, str], tuple[float, frozenset[Capability] | None]] = {}
+        """What a model of a server is made for, and until when that is not asked again (monotonic seconds)."""
 
     def upstream_model(self, name: str, config: ModelConfig) -> str:
         """The model's `source` (`llama3.2:3b`), or the same name."""
@@ -63,9 +69,26 @@ class Ollama:
         if not self.same(name, config, models):
             return Probe(Health.FAILED, self._lacks(name, config), reason=WakeFailure.MODEL_NOT_FOUND, models=models)
         loaded = await get(endpoint, "/api/ps", timeout=timeout)
+        upstream = self.upstream_model(name, config)
         return Probe(
-            Health.READY, models=models | {self.upstream_model(name, config)}, context=self._context(loaded, name, config)
+            Health.READY,
+            models=models | {upstream},
+            context=self._context(loaded, name, config),
+            capabilities=await self._capabilities(endpoint, upstream, str(_object(version)["version"]), timeout),
         )
+
+    async def _capabilities(self, endpoint: Endpoint, model: str, version: str, timeout: float) -> frozenset[Capability] | None:
+        """From what the server says of the model, and from its version; None when it does not say."""
+        now = time.monotonic()
+        until, known = self._known.get((endpoint, model), (0.0, None))
+        if now < until:
+            return known
+        answer = await post(endpoint, "/api/show", {"model": model}, timeout=timeout)
+        made_for = _object(answer).get("capabilities") if isinstance(answer, httpx.Response) and answer.is_success else None
+        found = capabilities(made_for, version) if isinstance(made_for, list) else None
+        self._known = {one: kept for one, kept in self._known.items() if kept[0] > now}
+        self._known[endpoint, model] = (now + _ASK_AGAIN, found)
+        return found
 
     async def load(self, endpoint: Endpoint, name: str, config: ModelConfig, *, keep: float, loading: Loading) -> None:
         """See `Resident`. Pulls first when the server lacks the model and the configuration lets it (`pull`)."""

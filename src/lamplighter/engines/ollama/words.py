@@ -1,10 +1,15 @@
 """What Ollama says, in the keeper's words: its lists, the progress of a pull, the reason of a failure. Pure."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.engines.base import Capability
+
+_SINCE: Mapping[Capability, tuple[int, ...]] = {Capability.RESPONSES: (0, 13, 3), Capability.MESSAGES: (0, 14, 0)}
+"""The first versions of Ollama that have these routes."""
 
 _SIGNS: tuple[tuple[WakeFailure, tuple[str, ...]], ...] = (
     (WakeFailure.OUT_OF_MEMORY, ("more system memory", "out of memory", "cudamalloc failed", "unable to allocate", "insufficient memory")),
@@ -33,6 +38,17 @@ def among(wanted: str, models: Collection[str]) -> bool:
     if ":" not in wanted.rpartition("/")[2]:
         wanted += ":latest"
     return wanted in {model.lower() for model in models}
+
+
+def capabilities(made_for: Collection[object], version: str) -> frozenset[Capability]:
+    """What a model can be asked for, by what `/api/show` says that it is made for and by what its server's version has."""
+    if "completion" not in made_for:
+        return frozenset({Capability.EMBEDDINGS}) if "embedding" in made_for else frozenset()
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    newest = numbers in ((), (0, 0, 0))  # built from source
+    since = {route: newest or numbers >= first for route, first in _SINCE.items()}
+    usual = {Capability.CHAT, Capability.COMPLETIONS, Capability.EMBEDDINGS}
+    return frozenset(usual | {route for route, there in since.items() if there})
 
 
 def said_no(text: str, status: int = 500) -> ProviderError:

@@ -84,7 +84,7 @@ _OLD_FITS_NOT = re.compile(
 )
 _ARCHITECTURE = re.compile(r"[Mm]odel architectures? (\[[^\]]*\])")
 _ERROR = re.compile(r"^[\w.]*(Error|Exception|Errno \d+)\b.*")
-_USAGE = re.compile(r"^vllm(?: serve)?: error: (.*)|^usage: .*", re.MULTILINE)
+_USAGE = re.compile(r"^[\w .-]+: error: (.*)", re.MULTILINE)
 
 _SIGNS: tuple[tuple[WakeFailure, str, str], ...] = (
     (
@@ -152,8 +152,8 @@ def judge(log: str, code: int) -> Failure:
         return Failure(
             WakeFailure.OUT_OF_MEMORY, f"The cache holds {match[2]} tokens, a request may have {match[1]}: set --max-model-len."
         )
-    if (match := _USAGE.search(text)) and code == 2:
-        return Failure(WakeFailure.ENGINE_REFUSED, f"vLLM does not accept its arguments: {(match[1] or 'see its log')[:200]}")
+    if code == 2 and (match := _USAGE.search(text)):
+        return Failure(WakeFailure.ENGINE_REFUSED, f"vLLM does not accept its arguments: {match[1][:200]}")
     for reason, pattern, sentence in _SIGNS:
         if re.search(pattern, text):
             architecture = _ARCHITECTURE.search(text) if reason is WakeFailure.ENGINE_MISSING else None
