@@ -48,6 +48,13 @@ def _models() -> str:
     return catalogue_markdown()
 
 
+def _http_api() -> str:
+    from lamplighter.gateway.openapi import openapi_document
+    from lamplighter.gateway.openapi.reference import http_api_markdown
+
+    return http_api_markdown(openapi_document())
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
     "settings.md": _settings,
     "lamplighter.schema.json": _schema,
@@ -55,6 +62,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "lifecycle.md": _lifecycle,
     "metrics.md": _metrics,
     "models.md": _models,
+    "http-api.md": _http_api,
 }
 
 

@@ -32,6 +32,7 @@ from lamplighter.gateway.inference.operations import OPERATIONS
 from lamplighter.gateway.lane import Lane
 from lamplighter.gateway.metering import Meter
 from lamplighter.gateway.ollama.app import OllamaApp, claims
+from lamplighter.gateway.openapi import openapi_document
 from lamplighter.gateway.page import build_page
 from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, answer, answer_json, refuse, valid_request_id
 from lamplighter.gateway.routing import Lanes
@@ -43,6 +44,7 @@ from lamplighter.observability.metrics import CONTENT_TYPE, Metrics
 from lamplighter.store.store import Store
 
 _FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip"})
+_DOCUMENT = "/openapi.json"
 
 
 class Gateway:
@@ -212,7 +214,7 @@ class Gateway:
             path = scope["path"]
             if claims(path, scope):
                 await self._ollama(path, scope, receive, send, request_id_of(scope))
-            elif path in OPERATIONS or (path.startswith("/v1") and (path == "/v1" or path[3] == "/")):
+            elif path in OPERATIONS or path == _DOCUMENT or (path.startswith("/v1") and (path == "/v1" or path[3] == "/")):
                 await self._v1(path, scope, receive, send)
             elif path in {"/health", "/ready", "/metrics"}:
                 await self._operations(path, scope, receive, send)
@@ -226,7 +228,7 @@ class Gateway:
             await self._lifespan(receive, send)
 
     async def _v1(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Everything under `/v1` that is not inference."""
+        """Everything under `/v1` that is not inference, and the description of it all."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = request_id_of(scope)
         try:
@@ -240,6 +242,9 @@ class Gateway:
             elif path.startswith(models.PREFIX):
                 models.check_method(scope["method"], "GET", "HEAD")
                 found = models.one(path, self._lanes, snapshot, created, identity)
+            elif path == _DOCUMENT:
+                models.check_method(scope["method"], "GET", "HEAD")
+                found = await asyncio.to_thread(openapi_document)
             else:
                 raise RequestError(
                     f"There is no {path[:200]}.",

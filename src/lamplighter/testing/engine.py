@@ -241,7 +241,10 @@ class FakeEngine:
             return _json(exchange, 400, error_object(str(error), 400, "invalid_request_error"))
         self.bodies.append(body)
         if path in _AT_ONCE:
-            return _json(exchange, 200, _AT_ONCE[path](body))
+            try:
+                return _json(exchange, 200, _AT_ONCE[path](body))
+            except (TypeError, ValueError, AttributeError) as error:
+                return _json(exchange, 400, error_object(str(error), 400, "invalid_request_error"))
         prompt = count_words(body.get("messages", body.get("prompt", body.get("input", ""))))
         if prompt > behaviour.context:
             message = (

@@ -71,13 +71,23 @@ def build_control(services: Services) -> Control:
     return Control(services)
 
 
-def _application(parts: Parts) -> FastAPI:
+def described() -> dict[str, Any]:
+    """FastAPI's own description of these routes, which `openapi.document` completes."""
+    return _routed().openapi()
+
+
+def _routed() -> FastAPI:
     app = FastAPI(title="Lamplighter control API", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.redirect_slashes = False
-    app.state.parts = parts
-    errors.install(app)
     for router in (session.router, models.router, keys.router, chats.router, usage.router, socket.router):
         app.include_router(router)
+    return app
+
+
+def _application(parts: Parts) -> FastAPI:
+    app = _routed()
+    app.state.parts = parts
+    errors.install(app)
 
     @app.get("/api/openapi.json", include_in_schema=False)
     async def openapi(_: Admin) -> dict[str, Any]:

@@ -1,0 +1,258 @@
+"""What the control API answers, for its description: its routes say what they take, these say what they give.
+
+Kept apart from the routes, which answer plain objects: nothing is checked twice at run time, and a test checks that these are true.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+
+class Principal(BaseModel):
+    """A person or a program."""
+
+    id: str
+    name: str
+
+
+class Session(BaseModel):
+    """Who is signed in."""
+
+    principal: Principal
+    admin: bool
+    version: str
+
+
+class LoginLink(BaseModel):
+    """A one-time link. `expires_at`: Unix seconds."""
+
+    url: str
+    login_token: str
+    expires_at: float
+
+
+class Stage(BaseModel):
+    """One stage of a wake. `progress`: 0..1."""
+
+    name: str
+    started_at: float | None
+    ended_at: float | None
+    progress: float | None
+    detail: str | None
+
+
+class Eta(BaseModel):
+    """Seconds that a whole wake takes."""
+
+    p50: float
+    p90: float
+
+
+class Wake(BaseModel):
+    """A wake under way."""
+
+    id: str
+    started_at: float
+    stages: list[Stage]
+    eta: Eta | None
+
+
+class Failure(BaseModel):
+    """Why a model cannot be woken."""
+
+    reason: str
+    message: str
+    next_step: str | None
+    retry_at: float | None
+
+
+class LastWake(BaseModel):
+    """The last wake that succeeded."""
+
+    seconds: float
+    at: float
+
+
+class ModelStatus(BaseModel):
+    """A model. `sleeping_at`: Unix seconds."""
+
+    name: str
+    engine: str
+    pool: str
+    pool_kind: str
+    source: str
+    state: str
+    always_on: bool
+    in_flight: int
+    queued: int
+    sleeping_at: float | None
+    while_waking: str | None
+    capabilities: list[str]
+    context: int | None
+    note: str | None
+    wake: Wake | None
+    failure: Failure | None
+    last_wake: LastWake | None
+
+
+class ReplicaStatus(BaseModel):
+    """One running engine."""
+
+    id: str
+    model: str | None
+    models: list[str]
+    state: str
+    stage: str | None
+    reason: str | None
+    detail: str | None
+    since: float
+    in_flight: int
+
+
+class PoolStatus(BaseModel):
+    """Identical capacity that wakes and sleeps together."""
+
+    name: str
+    kind: str
+    state: str
+    max_replicas: int
+    replicas: list[ReplicaStatus]
+
+
+class Status(BaseModel):
+    """Everything at a glance. Times are Unix seconds."""
+
+    version: str
+    now: float
+    started_at: float
+    installation: str
+    models: list[ModelStatus]
+    pools: list[PoolStatus]
+
+
+class CatalogueEntry(BaseModel):
+    """A model that is known to be good."""
+
+    name: str
+    title: str
+    parameters: str | int | float
+    file_bytes: int
+    memory_bytes: int
+    licence: str
+    source: str
+    context: int
+    good_for: str
+    languages: str | list[str]
+    notes: str | None
+
+
+class Machine(BaseModel):
+    """What this machine has."""
+
+    memory_bytes: int
+    cores: int
+
+
+class Catalogue(BaseModel):
+    """The models that can be added by name."""
+
+    models: list[CatalogueEntry]
+    machine: Machine
+    suggested: str | None
+
+
+class Key(BaseModel):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    principal: str
+    prefix: str
+    admin: bool
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+
+class CreatedKey(Key):
+    """A new key; its secret is in this answer and nowhere else."""
+
+    key: str
+
+
+class Keys(BaseModel):
+    """All keys."""
+
+    keys: list[Key]
+
+
+class Chat(BaseModel):
+    """A conversation."""
+
+    id: str
+    title: str
+    model: str | None
+    system: str | None
+    created_at: float
+    updated_at: float
+
+
+class Chats(BaseModel):
+    """A page of chats; `next`: the cursor of the next one."""
+
+    chats: list[Chat]
+    next: str | None
+
+
+class ChatMessage(BaseModel):
+    """One message in the tree of a chat."""
+
+    id: str
+    parent_id: str | None
+    role: str
+    content: str
+    model: str | None
+    created_at: float
+    status: str
+    generation_id: str | None
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    siblings: list[str]
+
+
+class Branch(BaseModel):
+    """The messages of a chat's active branch, the oldest first."""
+
+    chat: Chat
+    messages: list[ChatMessage]
+    more: bool
+
+
+ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
+    ("get", "/api/session"): Session,
+    ("post", "/api/session"): Session,
+    ("post", "/api/login-links"): LoginLink,
+    ("get", "/api/status"): Status,
+    ("get", "/api/catalogue"): Catalogue,
+    ("post", "/api/models"): ModelStatus,
+    ("post", "/api/models/{name}/wake"): ModelStatus,
+    ("post", "/api/models/{name}/sleep"): ModelStatus,
+    ("get", "/api/keys"): Keys,
+    ("post", "/api/keys"): CreatedKey,
+    ("get", "/api/chats"): Chats,
+    ("get", "/api/chats/{chat_id}"): Branch,
+    ("patch", "/api/chats/{chat_id}"): Chat,
+}
+
+
+def schemas() -> dict[str, Any]:
+    """The component schemas of all answers."""
+    kinds = sorted(set(ANSWERS.values()), key=lambda kind: kind.__name__)
+    _, found = models_json_schema([(kind, "serialization") for kind in kinds], ref_template="#/components/schemas/{model}")
+    return dict(found["$defs"])
+
+
+def check(method: str, path: str, value: Any) -> None:
+    """Raises pydantic.ValidationError when `value` is not what the route is said to answer."""
+    TypeAdapter(ANSWERS[method, path]).validate_python(value)
