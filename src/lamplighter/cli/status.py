@@ -43,7 +43,10 @@ def status(
         elif watch:
             _watch(client, answer)
         else:
-            invocation.show({**answer, "server": _server(invocation, client.url)}, picture(answer, client.url))
+            shown = picture(answer, client.url)
+            invocation.show({**answer, "server": _server(invocation, client.url)}, shown)
+            for line in circuits(answer) if isinstance(shown, str) else ():
+                invocation.note(line)
 
 
 def _server(invocation: Invocation, url: str) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def picture(answer: dict[str, Any], url: str) -> "RenderableType":
     up_for = ago(now - answer["started_at"]).removesuffix(" ago")
     shown = table(columns, rows, title=f"{url}  ·  Lamplighter {answer['version']}, up {up_for}")
     failing = circuits(answer)
-    if not failing or isinstance(shown, str):  # a table for programs stays one: they read the JSON for more
+    if not failing or isinstance(shown, str):  # a table for programs stays one
         return shown
     from rich.console import Group
     from rich.text import Text

@@ -19,6 +19,15 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
+def ahead(seconds: float) -> str:
+    """How long until something, in the largest unit that fits."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        count = int(seconds // size)
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{max(0, round(seconds))} seconds"
+
+
 def size(count: float) -> str:
     """Bytes in decimal units, as disks and downloads are sold."""
     for unit in ("TB", "GB", "MB", "KB"):
@@ -58,8 +67,8 @@ def circuits(status: dict[str, Any]) -> list[str]:
             left = (circuit["retry_at"] or 0.0) - status["now"]
             again = f"tried again in {span(left)}" if circuit["state"] == "open" and left > 0 else "being tried again"
             lines.append(
-                f"{replica['id']} in pool {pool['name']} ({', '.join(replica['models'])}) has been failing since "
-                f"{ago(status['now'] - circuit['since'])}: {circuit['reason'] or 'unknown'}; {again}."
+                f"{replica['id']} in pool {pool['name']} ({', '.join(replica['models'])}) has been failing for "
+                f"{span(status['now'] - circuit['since'])}: {circuit['reason'] or 'unknown'}; {again}."
             )
     return lines
 

@@ -32,7 +32,7 @@ EXCLUDED = 1.0
 """Seconds for which a target that refused or lost a connection gets no requests, before its circuit opens."""
 MOST_HOMES = 8192
 """Sessions, and beginnings of prompts, whose replica a lane remembers."""
-_STAND_INS = 4
+_STAND_INS = 16
 """Replicas that are remembered for each, the home included; beyond that one looks again."""
 
 

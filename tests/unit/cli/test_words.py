@@ -71,6 +71,6 @@ def test_failing_endpoints_are_named_with_reason_and_time() -> None:
     replicas = [replica("rep_1", "open", 1030.0), replica("rep_2", "half_open", 1010.0), replica("rep_3", "closed", None)]
     replicas.append({"id": "rep_4", "models": [], "breaker": None})
     assert circuits({"now": 1000.0, "pools": [{"name": "nas", "replicas": replicas}]}) == [
-        "rep_1 in pool nas (a, b) has been failing since 2 minutes ago: no connection; tried again in 0:30.",
-        "rep_2 in pool nas (a, b) has been failing since 2 minutes ago: no connection; being tried again.",
+        "rep_1 in pool nas (a, b) has been failing for 2:00: no connection; tried again in 0:30.",
+        "rep_2 in pool nas (a, b) has been failing for 2:00: no connection; being tried again.",
     ]
