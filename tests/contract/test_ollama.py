@@ -86,13 +86,13 @@ class TestProbe:
             embeds = await engine.probe(endpoint, "nomic-embed-text", model(), timeout=5)
             assert chats.capabilities is not None
             assert chats.capabilities >= {Capability.CHAT, Capability.RESPONSES, Capability.MESSAGES}
-            assert embeds.capabilities == {Capability.EMBEDDINGS}
+            assert embeds.capabilities == frozenset({Capability.EMBEDDINGS})
 
     async def test_an_old_server_has_fewer_routes(self) -> None:
         """`/v1/messages` would be offered and answered 404."""
         async with FakeOllama(models=["m"], version="0.12.1") as server:
             probe = await Ollama().probe(Endpoint(server.url), "m", model(), timeout=5)
-            assert probe.capabilities == {Capability.CHAT, Capability.COMPLETIONS, Capability.EMBEDDINGS}
+            assert probe.capabilities == frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.EMBEDDINGS})
 
 
 class Pool:
@@ -291,6 +291,7 @@ class TestProcess:
         )
         await provider.scale(Desired({"m": 1}), frozenset())
         try:
+            seen: Sequence[Observation] = ()
             for _ in range(600):
                 seen = await provider.observe()
                 if met(seen):

@@ -97,6 +97,8 @@ class PoolKeeper:
         self._halted: set[str] = set()
         """Wakes in which a replica failed while others went on: nothing more joins them."""
         self._left: set[str] = set()
+        self._counted: set[str] = set()
+        """Models whose engines told of their queues."""
         self._log = _log.bind(pool=name)
 
     # --- one round ----------------------------------------------------------------------------------------------------------------------
@@ -226,8 +228,8 @@ class PoolKeeper:
         changed = False
         for row in rows:
             probe = probes.get(row.id)
-            if probe is not None and probe.context is not None and probe.context != row.context:
-                await replicas.describe(self._store, row.id, term=self._term, context=probe.context)
+            if probe is not None:
+                await self._told(row, probe)
             current = row
             while (
                 change := transition(current, seen.get(row.id), probe, self.policy, self._clock.time(), misses=self.misses(row))
@@ -250,6 +252,12 @@ class PoolKeeper:
             if current.state is not S.GONE:
                 alive.append(current)
         return alive, fallen, changed
+
+    async def _told(self, row: Replica, probe: Probe) -> None:
+        """Write what an engine tells of itself, when it is new. What it tells of its routes is about one model: the one that was asked about."""
+        routes = sorted(probe.capabilities) if probe.capabilities is not None and len(row.models) == 1 else None
+        if (probe.context not in (None, row.context)) or (routes is not None and tuple(routes) != row.capabilities):
+            await replicas.describe(self._store, row.id, term=self._term, context=probe.context, capabilities=routes)
 
     def _unsteady(self, row: Replica, reason: Reason | None) -> bool:
         """Whether what was ready fell so soon that its wake counts as failed. What the provider took back is no fault of the model's."""
@@ -441,6 +449,21 @@ class PoolKeeper:
         for state in HOLDING:
             self._metrics.replicas.labels(self.name, state.value).set(counts.get(state, 0))
         self._metrics.keeper_step_seconds.labels().observe(seconds)
+        self._measure_engines()
+
+    def _measure_engines(self) -> None:
+        """What engines told of their own queues, summed by model; of those that no longer run, nothing."""
+        told: dict[str, list[Probe]] = {}
+        for row in self.rows:
+            probe = self._prober.last.get(row.id)
+            if probe is not None and probe.running is not None and row.models and row.state is S.READY:
+                told.setdefault(row.models[0], []).append(probe)
+        for model in told.keys() | self._counted:
+            probes = told.get(model, [])
+            self._metrics.engine_requests.labels(self.name, model, "running").set(sum(probe.running or 0 for probe in probes))
+            self._metrics.engine_requests.labels(self.name, model, "waiting").set(sum(probe.waiting or 0 for probe in probes))
+            self._metrics.engine_cache.labels(self.name, model).set(max((probe.cache or 0.0 for probe in probes), default=0.0))
+        self._counted |= told.keys()
 
 
 _RUNS_ON = frozenset(

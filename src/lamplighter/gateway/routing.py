@@ -108,6 +108,8 @@ class Lanes:
             for target in ready.get(name, ()):
                 target.lanes.append(lane)
         for name, lane in self._lanes.items():
+            if lane.known and (engine := self._engines.get(lane.config.engine)) is not None:
+                lane.capabilities = snapshot.capabilities(name, engine)
             lane.update(
                 targets=ready.get(name, []) if lane.known else [],
                 replicas=tuple(holding.get(name, ())),

@@ -13,6 +13,7 @@ import structlog
 from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import StoreError
+from lamplighter.engines.base import Capability, Engine, capabilities_of
 from lamplighter.store import demand as demand_store
 from lamplighter.store import overlay, replicas, wakes
 from lamplighter.store.bus import Subscription, Topic
@@ -40,6 +41,11 @@ class Snapshot:
     replicas: tuple[Replica, ...] = ()
     wakes: Mapping[tuple[str, str], Wake] = field(default_factory=dict)
     demand: Mapping[str, Demand] = field(default_factory=dict)
+
+    def capabilities(self, model: str, engine: Engine) -> frozenset[Capability]:
+        """What `model` can be asked for: as a replica of it told when one did, else as its kind of engine usually has."""
+        told = (one.capabilities for one in self.replicas if model in one.models and one.capabilities is not None)
+        return capabilities_of(engine, self.models[model], next(told, None))
 
     def wake_of(self, model: str) -> Wake | None:
         """The newest wake of `model` in its pool, or None when it was never woken (or is not known)."""

@@ -247,6 +247,15 @@ class Metrics(Collector):
         self.wake_seconds = Family(
             "lamplighter_wake_seconds", "Length of successful wakes.", lambda: Histogram(SLOW), ("pool", "model")
         )
+        self.engine_requests = Family(
+            "lamplighter_engine_requests",
+            "Requests inside engines, as those count them that tell; `state` is running or waiting.",
+            Gauge,
+            ("pool", "model", "state"),
+        )
+        self.engine_cache = Family(
+            "lamplighter_engine_cache_usage", "Share of the fullest engine's KV cache in use, 0 to 1.", Gauge, ("pool", "model")
+        )
         self.keeper_step_seconds = Family("lamplighter_keeper_step_seconds", "Length of one round of the keeper.", Histogram)
         self.keeper_leads = Family("lamplighter_keeper_leads", "1 while this process's keeper leads.", Gauge)
 

@@ -38,6 +38,7 @@ class Replica:
     created_at: float
     ready_at: float | None
     wake_id: str | None
+    capabilities: tuple[str, ...] | None = None
 
 
 def _replica(row: Row[Any]) -> Replica:
@@ -57,6 +58,7 @@ def _replica(row: Row[Any]) -> Replica:
         created_at=row.created_at,
         ready_at=row.ready_at,
         wake_id=row.wake_id,
+        capabilities=tuple(row.capabilities) if row.capabilities is not None else None,
     )
 
 
@@ -147,6 +149,7 @@ async def describe(
     endpoint: Endpoint | None = None,
     models: Sequence[str] | None = None,
     context: int | None = None,
+    capabilities: Sequence[str] | None = None,
 ) -> None:
     """Write what was learned of a replica without changing its state; None leaves a column as it is. Raises StaleTerm."""
     values: dict[str, Any] = {}
@@ -160,6 +163,8 @@ async def describe(
         values["models"] = list(models)
     if context is not None:
         values["context"] = context
+    if capabilities is not None:
+        values["capabilities"] = list(capabilities)
     if not values:
         return
     async with store.write() as connection:

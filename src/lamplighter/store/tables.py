@@ -156,6 +156,7 @@ replicas = Table(
     Column("endpoint_url", Text),
     Column("endpoint_key", Text),
     Column("context", Integer),
+    Column("capabilities", JSON),  # what its engine told that its one model can be asked for; null when it does not tell
     Column("epoch", Integer, nullable=False),  # counts state changes: an acknowledgement names the one it means
     Column("created_at", Float, nullable=False),
     Column("ready_at", Float),

@@ -172,6 +172,8 @@ async def test_replicas_follow_the_load_up_after_a_moment_and_down_later() -> No
         assert await w.states() == ["ready"]
         await w.ask("m", queued=4, in_flight=2)
         await w.beat(2)
+        assert await w.states() == ["ready"], "a burst of a moment needs no other machine"
+        await w.beat(5)
         assert await w.states() == ["ready"] * 3
         await w.ask("m", in_flight=2)
         await w.beat(50)

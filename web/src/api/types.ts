@@ -59,6 +59,8 @@ export interface ModelStatus {
   in_flight: number;
   queued: number;
   sleeping_at: number | null;
+  /** The end of the hours that keep it awake now (`keep_warm`). */
+  warm_until?: number | null;
   while_waking: string | null;
   capabilities: string[];
   context: number | null;

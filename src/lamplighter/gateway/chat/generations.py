@@ -5,7 +5,6 @@ short for that. What a dead gateway left behind becomes `interrupted`, its text 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +32,10 @@ from lamplighter.store.store import Store
 FLUSH_SECONDS = 0.1
 UNWATCHED_SECONDS = 300.0
 SWEEP_SECONDS = 10.0
+FOLLOW_SECONDS = 1.0
+"""How often another gateway's log is read without a hint."""
+RECHECK_SECONDS = 5.0
+"""How often it is looked for cancellations of other gateways without a hint."""
 MAX_RUNNING = 32
 """Answers that may be written for one principal at the same time."""
 HISTORY = 400
@@ -75,6 +78,7 @@ class Generations:
         await self._adopt()
         self._background = [
             forever("generations-flush", self._flush_forever, self._clock),
+            forever("generations-cancels", self._obey_forever, self._clock),
             forever("generations-sweep", self._sweep_forever, self._clock),
         ]
 
@@ -157,7 +161,7 @@ class Generations:
                 next_step="Choose another model.",
             )
         engine = self._engines.get(config.engine)
-        if engine is not None and Capability.CHAT not in engine.capabilities(config):
+        if engine is not None and Capability.CHAT not in self._view.snapshot.capabilities(model, engine):
             raise RequestError(
                 f"The model {model!r} cannot chat.",
                 code="unsupported_capability",
@@ -242,9 +246,7 @@ class Generations:
             return
         generation, _, _ = await rows.get(self._store, identity.principal_id, generation_id)
         if generation.status == RUNNING and generation_id not in self._live:
-            raise RequestError(
-                "Another gateway is writing this answer.", status=409, code="not_here", next_step="Try again in a moment."
-            )
+            await rows.ask_cancel(self._store, generation_id)  # another gateway writes it
 
     async def remove_chat(self, identity: Identity, chat_id: str) -> None:
         """Delete a chat and stop what is being written in it. Raises ChatNotFound, StoreError."""
@@ -281,6 +283,21 @@ class Generations:
             if generation_id in gone and live.status == RUNNING:
                 live.end("cancelled")  # its chat was deleted by another gateway
 
+    async def _obey_forever(self) -> None:
+        """Stop what another gateway was asked to stop. A lost hint costs `RECHECK_SECONDS`."""
+        with self._store.bus.subscribe(Topic.CANCELS) as hints:
+            while True:
+                told = {payload for _, payload in await hints.wait(RECHECK_SECONDS)}
+                asked = list(self._live) if not told or "" in told else [one for one in self._live if one in told]
+                if not asked or not (told or self._store.shared):
+                    continue
+                try:
+                    for generation_id in await rows.to_stop(self._store, asked):
+                        if (live := self._live.get(generation_id)) is not None:
+                            live.end("cancelled")
+                except StoreError as error:
+                    _log.warning("generations_not_rechecked", error=error.message)
+
     async def _sweep_forever(self) -> None:
         while True:
             await self._clock.sleep(SWEEP_SECONDS)
@@ -306,8 +323,7 @@ class Generations:
 
     async def _adopt(self) -> None:
         # SQLite serves one process, and the folder's lock keeps a second one away: whatever is not ours has no writer.
-        alone = self._store.engine.dialect.name == "sqlite"
-        if orphans := await rows.interrupt_orphans(self._store, self._gateway_id, alone=alone):
+        if orphans := await rows.interrupt_orphans(self._store, self._gateway_id, alone=not self._store.shared):
             _log.info("generations_interrupted", count=len(orphans))
 
     # -- answers that another gateway writes
@@ -321,17 +337,32 @@ class Generations:
         return log
 
     async def _follow(self, identity: Identity, generation_id: str, log: Log) -> None:
+        """Copy another gateway's log, event by event, until it ends."""
         try:
-            with self._store.bus.subscribe(Topic.GENERATIONS) as hints, contextlib.suppress(StoreError):
-                while not log.done:
-                    generation, message, events = await rows.get(self._store, identity.principal_id, generation_id)
-                    if generation.status != RUNNING:
-                        log.append("done", {"status": generation.status, "message": message_json(message)})
-                        return
-                    for event in events[log.seq :]:
-                        log.append(event.kind, event.data)
-                    await hints.wait(1.0)
+            with self._store.bus.subscribe(Topic.GENERATIONS) as hints:
+                while True:
+                    try:
+                        status, events = await rows.events_after(self._store, generation_id, log.seq)
+                        if status != RUNNING:
+                            await self._conclude(identity, generation_id, log)
+                            return
+                        for event in events:
+                            log.append(event.kind, event.data)
+                    except StoreError as error:  # the writer has all of it; when the store is back it is told
+                        _log.warning("generation_not_followed", generation=generation_id, error=error.message)
+                    while generation_id not in (told := {payload for _, payload in await hints.wait(FOLLOW_SECONDS)}):
+                        if not told or "" in told:
+                            break
         except chats.ChatNotFound:
             return
         finally:
             self._mirrors.pop(generation_id, None)
+
+    async def _conclude(self, identity: Identity, generation_id: str, log: Log) -> None:
+        """The last event, under its own number: between it and what was copied, events may be gone already; their text is in the message."""
+        generation, message, events = await rows.get(self._store, identity.principal_id, generation_id)
+        log.conclude(
+            seq=events[-1].seq if events else log.seq + 1,
+            text=message.content,
+            data={"status": generation.status, "message": message_json(message)},
+        )

@@ -12,7 +12,7 @@ from lamplighter.engines import memory
 from lamplighter.engines.catalogue import weak_note
 from lamplighter.gateway.chat.generations import Generations
 from lamplighter.gateway.chat.hub import Hub
-from lamplighter.gateway.control import chats, errors, keys, models, session, socket, usage
+from lamplighter.gateway.control import chats, errors, keys, limits, models, session, socket, usage
 from lamplighter.gateway.control.access import Admin
 from lamplighter.gateway.control.guard import Guard
 from lamplighter.gateway.control.parts import Parts
@@ -27,7 +27,11 @@ class Control:
     def __init__(self, services: Services) -> None:
         total, cores = memory.total(), os.cpu_count() or 1
         statuses = Statuses(
-            services.config, services.engines, circuits=services.circuits, note=lambda model: weak_note(model, total, cores)
+            services.config,
+            services.engines,
+            circuits=services.circuits,
+            note=lambda model: weak_note(model, total, cores),
+            now=services.clock.time,
         )
         self._generations = Generations(
             services.store, services.clock, services.view, services.relay, services.engines, services.gateway_id
@@ -79,7 +83,7 @@ def described() -> dict[str, Any]:
 def _routed() -> FastAPI:
     app = FastAPI(title="Lamplighter control API", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.redirect_slashes = False
-    for router in (session.router, models.router, keys.router, chats.router, usage.router, socket.router):
+    for router in (session.router, models.router, keys.router, limits.router, chats.router, usage.router, socket.router):
         app.include_router(router)
     return app
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from lamplighter.config import Config, ModelConfig, PoolConfig, StaticPool
+from lamplighter.config import Config, ModelConfig, PoolConfig
 from lamplighter.core.errors import ConfigError, RequestError
 from lamplighter.engines import memory
 from lamplighter.engines.catalogue import CATALOGUE, Entry, suggest
@@ -119,7 +119,7 @@ async def wake(name: str, _: Admin, parts: _Parts, order: Wake | None = None) ->
     """Wake a model now, and keep it warm for a while."""
     services = parts.services
     pool = _pool(parts, name)
-    if not isinstance(pool, StaticPool):
+    if pool.sleep_after is not None:
         keep = order.keep if order is not None and order.keep is not None else None
         if keep is None:  # as long as after a request, but never so long that a failing wake is tried for ever
             keep = max(KEEP_LEAST, min(pool.sleep_after, pool.boot_deadline))
@@ -131,7 +131,7 @@ async def wake(name: str, _: Admin, parts: _Parts, order: Wake | None = None) ->
 @router.post("/api/models/{name:path}/sleep", status_code=202)
 async def sleep(name: str, _: Admin, parts: _Parts) -> dict[str, Any]:
     """Let a model sleep: running answers finish, then it stops."""
-    if isinstance(_pool(parts, name), StaticPool):
+    if not _pool(parts, name).elastic:
         raise RequestError(
             f"The model {name!r} runs on a server that is always on.",
             status=409,

@@ -3,11 +3,13 @@
 The contract of the shapes is `docs/reference/control-api.md`. Nothing here makes demand.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lamplighter import __version__
 from lamplighter.config import Config, ModelConfig, PoolConfig, StaticPool
+from lamplighter.config.schedule import span
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.core.states import PoolState, ReplicaState, pool_state
 from lamplighter.engines.base import Engine
@@ -23,7 +25,10 @@ _STAYING = frozenset({ReplicaState.LAUNCHING, ReplicaState.STARTING, ReplicaStat
 
 
 class Statuses:
-    """Builds Status and ModelStatus. `note`: one sentence on a model that is weak, or None. `circuits`: of this gateway, by replica."""
+    """Builds Status and ModelStatus. `note`: one sentence on a model that is weak, or None. `circuits`: of this gateway, by replica.
+
+    `now`: Unix seconds.
+    """
 
     def __init__(
         self,
@@ -32,11 +37,13 @@ class Statuses:
         *,
         note: Callable[[ModelConfig], str | None] = lambda _: None,
         circuits: Callable[[], Mapping[str, Report]] = dict,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._engines = engines
         self._note = note
         self._circuits = circuits
+        self._now = now
         self._last_wakes: dict[tuple[str, str], dict[str, float]] = {}
 
     def whole(self, snapshot: Snapshot, *, now: float, started_at: float, installation: str) -> dict[str, Any]:
@@ -65,6 +72,7 @@ class Statuses:
         wake = snapshot.wakes.get((config.pool, name))
         state = pool_state((one.state for one in replicas), failed=wake is not None and wake.outcome == "failed")
         engine = self._engines.get(config.engine)
+        warm = _warm_until(self._config.hours(config), demand, self._now())
         return {
             "name": name,
             "engine": config.engine,
@@ -72,12 +80,13 @@ class Statuses:
             "pool_kind": pool.kind,
             "source": config.source or name,
             "state": state.value,
-            "always_on": isinstance(pool, StaticPool),
+            "always_on": not pool.elastic,
             "in_flight": demand.in_flight,
             "queued": demand.queued,
-            "sleeping_at": _sleeping_at(pool, snapshot, replicas, demand, state),
+            "sleeping_at": _sleeping_at(pool, snapshot, replicas, demand, state, warm),
+            "warm_until": warm,
             "while_waking": config.while_waking,
-            "capabilities": sorted(one.value for one in engine.capabilities(config)) if engine else [],
+            "capabilities": sorted(one.value for one in snapshot.capabilities(name, engine)) if engine else [],
             "context": _context(config, replicas),
             "note": self._note(config),
             "wake": wake_json(wake) if wake is not None and wake.outcome is None and state is PoolState.WAKING else None,
@@ -95,7 +104,7 @@ class Statuses:
             "name": name,
             "kind": pool.kind,
             "state": pool_state((one.state for one in replicas), failed=failed).value,
-            "max_replicas": len(pool.weights) if isinstance(pool, StaticPool) else pool.max_replicas,
+            "max_replicas": _most(pool),
             "replicas": [self._replica(snapshot, one) for one in replicas],
         }
 
@@ -133,15 +142,30 @@ def _breaker(report: Report | None) -> dict[str, Any] | None:
     }
 
 
+def _most(pool: PoolConfig) -> int:
+    if not isinstance(pool, StaticPool):
+        return pool.max_replicas
+    return pool.max_loaded if pool.elastic else len(pool.weights)
+
+
 def _sleeping_at(
-    pool: PoolConfig, snapshot: Snapshot, replicas: Sequence[Replica], demand: Demand, state: PoolState
+    pool: PoolConfig, snapshot: Snapshot, replicas: Sequence[Replica], demand: Demand, state: PoolState, warm: float | None
 ) -> float | None:
-    if isinstance(pool, StaticPool) or state is not PoolState.AWAKE:
+    if pool.sleep_after is None or state is not PoolState.AWAKE:
         return None
-    if sum(one.state in _STAYING and one.pool == replicas[0].pool for one in snapshot.replicas) <= pool.min_replicas:
+    least = 0 if isinstance(pool, StaticPool) else pool.min_replicas
+    if sum(one.state in _STAYING and one.pool == replicas[0].pool for one in snapshot.replicas) <= least:
         return None
     ready = [one.ready_at for one in replicas if one.state is ReplicaState.READY and one.ready_at is not None]
-    return demand.sleeps_at(max(ready, default=None), pool.sleep_after)
+    at = demand.sleeps_at(max(ready, default=None), pool.sleep_after)
+    return at if at is None else max(at, warm or 0.0)
+
+
+def _warm_until(schedule: Collection[str], demand: Demand, now: float) -> float | None:
+    """When the hours end that keep it awake now, unless a person sent it to sleep meanwhile; None outside of hours."""
+    hours = span(schedule, now) if schedule else None
+    ordered = demand.sleep_asked_at is not None and hours is not None and demand.sleep_asked_at >= hours.start
+    return None if hours is None or ordered else hours.end
 
 
 def _context(config: ModelConfig, replicas: Sequence[Replica]) -> int | None:
