@@ -45,6 +45,8 @@ class Server:
     config: str = ""
     arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables for its environment beside the usual ones."""
 
     @property
     def log(self) -> Path:
@@ -56,7 +58,7 @@ class Server:
         file = self.data.parent / f"{self.data.name}.yaml"
         file.write_text(self.config)
         (self.data / "run" / "server.json").unlink(missing_ok=True)
-        environment = {**os.environ, "LAMPLIGHTER_ADMIN_KEY": ADMIN_KEY, "NO_COLOR": "1"}
+        environment = {**os.environ, "LAMPLIGHTER_ADMIN_KEY": ADMIN_KEY, "NO_COLOR": "1", **self.environment}
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [PROGRAM, "up", "--port", "0", "--data", self.data, "--config", file, "--log-format", "json", *self.arguments],

@@ -73,6 +73,12 @@ class Log:
             reader()
         return event
 
+    def conclude(self, *, seq: int, text: str, data: Mapping[str, Any]) -> None:
+        """End with a `done` event numbered `seq`. Where that leaves a gap, only `text` is left of everything before it."""
+        if seq > self.seq + 1:
+            self._trimmed, self._events, self._parts = seq - 1, [], [text] if text else []
+        self.append("done", data)
+
     def watch(self, reader: Callable[[], None]) -> None:
         """Call `reader` at every new event, until `unwatch`."""
         self._readers.add(reader)

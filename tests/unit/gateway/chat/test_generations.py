@@ -295,11 +295,30 @@ async def test_an_answer_of_another_gateway_can_be_read_here() -> None:
         call.started()
         call.text("Hello")
         await until(lambda: log.text == "Hello")
-        with pytest.raises(RequestError, match="Another gateway"):
-            await elsewhere.cancel(one.identity, begun.generation.id)
         call.end()
         await until(lambda: log.done)
         assert log.between(log.seq - 1)[0].data["message"]["content"] == "Hello"
+        own = await one.control._generations.attach(one.identity, begun.generation.id)
+        assert log.seq == own.seq  # a reader that moves from one gateway to the other misses nothing and reads nothing twice
+        await elsewhere.stop()
+
+
+async def test_an_answer_is_stopped_through_any_gateway() -> None:
+    """If this fails, Stop does nothing for a person whose page talks to another gateway than the one that writes; the GPU goes on."""
+    async with stage() as one:
+        begun = await begin(one)
+        call = await one.relay.next()
+        elsewhere = Generations(one.store, one.clock, one.services.view, one.relay, {}, "gtw_other")
+        log = await elsewhere.attach(one.identity, begun.generation.id)
+        call.started()
+        call.text("Half an ans")
+        await until(lambda: log.text == "Half an ans")
+        await elsewhere.cancel(one.identity, begun.generation.id)
+        await until(lambda: call.closed.is_set())
+        await until(lambda: log.done)
+        message = log.between(log.seq - 1)[0].data["message"]
+        assert (message["status"], message["content"]) == ("cancelled", "Half an ans")
+        await elsewhere.cancel(one.identity, begun.generation.id)  # again: nothing happens
         await elsewhere.stop()
 
 
