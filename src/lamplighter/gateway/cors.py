@@ -14,7 +14,7 @@ METHODS = b"GET, HEAD, POST"
 _EXPOSED = (
     b"retry-after, x-request-id, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, "
     b"x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, lamplighter-model, lamplighter-served-by, "
-    b"lamplighter-wake-ms"
+    b"lamplighter-wake-ms, lamplighter-queue-ms"
 )
 """Headers of an answer that a page may read; `*` would be possible, but then nobody decided it."""
 _NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")

@@ -288,7 +288,7 @@ async def hold(
     if lane.queued >= config.max_held and not lane.make_room(asker.key_id):
         raise full(lane, since, config.max_held)
     waiter = lane.enter(asker)
-    looked_at = clock.monotonic()
+    looked_at, was_awake = clock.monotonic(), lane.awake
     try:
         lane.pump()  # a place may be free although others wait: for what has just become possible again
         while True:
@@ -312,14 +312,18 @@ async def hold(
                 waits.append(_STATIC_GRACE)
             timeout = min(waits)
             waiter.event.clear()
-            was_awake = lane.awake
             if not await clock.wait(waiter.event, None if timeout == math.inf else max(0.001, timeout)):
                 lane.pump()  # what was blocked may be open again
-            now = clock.monotonic()
-            if was_awake:
-                asker.queued += now - looked_at
-            else:
-                asker.woke += now - looked_at
-            looked_at = now
+            _note(asker, clock.monotonic() - looked_at, awake=was_awake)
+            looked_at, was_awake = clock.monotonic(), lane.awake
     finally:
+        _note(asker, clock.monotonic() - looked_at, awake=was_awake)
         lane.leave(waiter)
+
+
+def _note(asker: Asker, seconds: float, *, awake: bool) -> None:
+    """What a request waited for: a free place, or a replica."""
+    if awake:
+        asker.queued += seconds
+    else:
+        asker.woke += seconds

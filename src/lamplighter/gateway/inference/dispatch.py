@@ -244,16 +244,14 @@ class Call:
         config = dispatch.config.gateway
         limit = min(float(config.max_wait if self.request.stream else config.hold), dispatch.deadline)
         on_beat = asking.on_beat if asking is not None and self.request.stream else None
-        began, asleep = dispatch.clock.monotonic(), not self.lane.targets
+        began = dispatch.clock.monotonic()
         try:
             return await hold.hold(
                 self.lane, self.asker, config, dispatch.clock, began=record.began, limit=limit, on_beat=on_beat
             )
         finally:
-            waited = dispatch.clock.monotonic() - began
-            record.held = (record.held or 0.0) + waited
-            if asleep:
-                record.asleep += waited
+            record.held = (record.held or 0.0) + dispatch.clock.monotonic() - began
+            record.asleep = self.asker.woke
 
     # -- what the engine says: a `Taker`
 

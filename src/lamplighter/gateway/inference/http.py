@@ -342,7 +342,10 @@ class Exchange(Wire):
         name = call.lane.name.encode()
         lines += b"lamplighter-model: %b\r\n" % name
         if record.held is not None:
-            lines += b"lamplighter-wake-ms: %d\r\n" % (record.held * 1000)
+            if record.asleep:
+                lines += b"lamplighter-wake-ms: %d\r\n" % (record.asleep * 1000)
+            if (queued := int((record.held - record.asleep) * 1000)) > 0:
+                lines += b"lamplighter-queue-ms: %d\r\n" % queued
         if call.grant is not None and call.grant.headers:
             lines += header_lines(call.grant.headers)
         if call.stood_in_for is not None:
