@@ -97,6 +97,7 @@ class Gateway:
             relay=LocalRelay(self._dispatch),
             metrics=self.metrics,
             accounts=self._accounts,
+            admission=self.admission,
             gateway_id=gateway_id,
             started_at=clock.time(),
             circuits=self._lanes.reports,

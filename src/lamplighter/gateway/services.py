@@ -7,6 +7,7 @@ from lamplighter.config import Config
 from lamplighter.core.clock import Clock
 from lamplighter.engines.base import Engine
 from lamplighter.gateway.accounts import Accounts
+from lamplighter.gateway.admission.gate import Gate
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.breaker import Report
 from lamplighter.gateway.relay import Relay
@@ -28,6 +29,7 @@ class Services:
     relay: Relay
     metrics: Metrics
     accounts: Accounts
+    admission: Gate
     gateway_id: str
     started_at: float
     circuits: Callable[[], Mapping[str, Report]] = dict

@@ -253,7 +253,7 @@ async def rotate_key(store: Store, key_id: str, *, grace: float = GRACE_SECONDS)
     async with store.write() as connection:
         await exclusive(connection, _DOORS)
         row = await _living(connection, key_id)
-        if row.name in {CLI_KEY, PRESET_KEY}:
+        if row.name == PRESET_KEY or row.name.startswith(CLI_KEYS.removesuffix("%)")):
             raise FixedKey(
                 f"the secret of {row.name!r} is not made here",
                 next_step="Set another LAMPLIGHTER_ADMIN_KEY."

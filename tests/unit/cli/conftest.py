@@ -70,7 +70,7 @@ def api() -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the base class's names
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - the base class's names
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

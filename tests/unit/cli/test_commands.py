@@ -111,6 +111,78 @@ def test_keys_revoke_takes_an_id_or_a_name(lamplighter: Run, running: Api) -> No
     assert "there is no key 'nobody'" in answer.err
 
 
+def test_keys_create_says_what_the_key_may(lamplighter: Run, running: Api) -> None:
+    """A family's owner writes the limits as they read in the guide."""
+    running.answers["POST /api/keys"] = 201, {**KEYS[1], "key": "lk-new"}
+    lamplighter(
+        "keys", "create", "kid", "--rpm", "60", "--tpm", "100_000", "--parallel", "4", "--budget", "5 USD/month", "--budget", "1 USD/day",
+        "--tokens", "1000000/month", "--models", "small, big", "--expires", "90d",
+    )  # fmt: skip
+    [(_, _, body)] = running.asked
+    assert body == {
+        "name": "kid", "admin": False, "models": ["small", "big"], "expires_in": 90 * 86_400.0,
+        "limits": {
+            "requests_per_minute": 60, "tokens_per_minute": 100_000, "parallel": 4, "tokens_per_month": 1_000_000,
+            "budget_per_month": "5 USD", "budget_per_day": "1 USD",
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--rpm", "0"),
+        ("--rpm", "many"),
+        ("--budget", "5 USD"),
+        ("--budget", "5/month"),
+        ("--tokens", "5/year"),
+        ("--expires", "soon"),
+    ],
+)
+def test_keys_create_refuses_what_is_no_limit(lamplighter: Run, running: Api, arguments: tuple[str, str]) -> None:
+    """A typing error must not make a key without any limit."""
+    answer = lamplighter("keys", "create", "kid", *arguments)
+    assert answer.exit == 1
+    assert running.asked == []
+
+
+def test_keys_limit_changes_only_what_is_named(lamplighter: Run, running: Api) -> None:
+    """Raising one limit must not lift the others."""
+    limited = {**KEYS[1], "limits": {"parallel": 2, "models": {"big": {"parallel": 1}}}}
+    running.answers |= {"GET /api/keys": (200, {"keys": [limited]}), f"PATCH /api/keys/{limited['id']}": (200, limited)}
+    lamplighter("keys", "limit", limited["id"], "--rpm", "unlimited")
+    lamplighter("keys", "limit", limited["id"], "--budget", "2 EUR/day", "--model", "big")
+    lamplighter("keys", "limit", limited["id"], "--clear", "--models", "all", "--no-inference")
+    changes = [body for method, _, body in running.asked if method == "PATCH"]
+    assert changes == [
+        {"limits": {"parallel": 2, "models": {"big": {"parallel": 1}}, "requests_per_minute": "unlimited"}},
+        {"limits": {"parallel": 2, "models": {"big": {"parallel": 1, "budget_per_day": "2 EUR"}}}},
+        {"inference": False, "models": None, "limits": None},
+    ]
+    assert lamplighter("keys", "limit", limited["id"]).exit == 1
+
+
+def test_keys_rotate_expire_and_disable(lamplighter: Run, running: Api) -> None:
+    """`NEW=$(lamplighter keys rotate app)` must hold the new key and nothing else."""
+    one = KEYS[1]
+    running.answers |= {
+        "GET /api/keys": (200, {"keys": [one]}),
+        f"POST /api/keys/{one['id']}/rotate": (200, {**one, "key": "lk-new"}),
+        f"PATCH /api/keys/{one['id']}": (200, one),
+    }
+    answer = lamplighter("keys", "rotate", one["id"])
+    assert answer.out == "lk-new\n"
+    assert "opens for 1 day more" in answer.err
+    lamplighter("keys", "rotate", one["id"], "--grace", "0s")
+    lamplighter("keys", "expire", one["id"], "30d")
+    lamplighter("keys", "expire", one["id"], "never")
+    lamplighter("keys", "disable", one["id"])
+    lamplighter("keys", "enable", one["id"])
+    assert [body for method, _, body in running.asked if method != "GET"] == [
+        {"grace": 86_400.0}, {"grace": 0.0}, {"expires_in": 30 * 86_400.0}, {"expires_in": None}, {"disabled": True}, {"disabled": False},
+    ]  # fmt: skip
+
+
 def test_login_prints_the_link_alone(lamplighter: Run, running: Api) -> None:
     """`open $(lamplighter login)` works."""
     running.answers["POST /api/login-links"] = 200, {"url": "http://x/#login=t", "login_token": "t", "expires_at": 9.0}

@@ -119,3 +119,67 @@ async def test_keys_of_one_name_share_a_principal(store: Store) -> None:
     second, _ = await principals.create_key(store, name="laptop", admin=False, principal="ada")
     third, _ = await principals.create_key(store, name="bob", admin=False)
     assert first.principal_id == second.principal_id != third.principal_id
+
+
+async def test_a_rotated_key_opens_with_both_secrets_for_its_grace(store: Store) -> None:
+    """If this fails, changing a key's secret breaks whoever still has the old one, or never shuts the old one out."""
+    key, old = await principals.create_key(store, name="app", admin=False)
+    same, new = await principals.rotate_key(store, key.id, grace=60)
+    assert same.id == key.id
+    assert {one.id for one in (await principals.live_keys(store)).values()} == {key.id}
+    assert set(await principals.live_keys(store)) == {principals.digest(old), principals.digest(new)}
+    clock = store.clock
+    assert isinstance(clock, VirtualClock)
+    await clock.advance(61)
+    assert set(await principals.live_keys(store)) == {principals.digest(new)}
+    _, newest = await principals.rotate_key(store, key.id, grace=0)
+    assert set(await principals.live_keys(store)) == {principals.digest(newest)}
+    with pytest.raises(UnknownKey):
+        await principals.rotate_key(store, "key_nobody")
+
+
+async def test_keys_whose_secret_is_made_elsewhere_are_not_rotated(store: Store) -> None:
+    """If this fails, a preset key comes back beside its successor at the next start."""
+    await principals.ensure_first_key(store, preset="correct-horse-battery")
+    await principals.ensure_cli_key(store, None)
+    for key in await principals.list_keys(store):
+        with pytest.raises(principals.FixedKey):
+            await principals.rotate_key(store, key.id)
+
+
+async def test_a_key_that_ended_or_is_disabled_opens_nothing(store: Store) -> None:
+    """If this fails, an expiry date is an ornament, or a disabled key's browser stays signed in."""
+    clock = store.clock
+    assert isinstance(clock, VirtualClock)
+    rights = principals.Rights(expires_at=clock.time() + 100)
+    key, _ = await principals.create_key(store, name="guest", admin=False, rights=rights)
+    other, _ = await principals.create_key(store, name="other", admin=False)
+    cookies = [
+        (await principals.open_session(store, principal_id=one.principal_id, key_id=one.id, admin=False))[0]
+        for one in (key, other)
+    ]
+    assert [await principals.find_session(store, cookie) is not None for cookie in cookies] == [True, True]
+    await principals.change_key(store, other.id, principals.Rights(), disabled=True)
+    await clock.advance(101)
+    assert await principals.live_keys(store) == {}
+    assert len(await principals.known_keys(store)) == 2
+    assert [await principals.find_session(store, cookie) for cookie in cookies] == [None, None]
+    await principals.change_key(store, other.id, principals.Rights(models=("small",), limits={"parallel": 1}), disabled=False)
+    [back] = (await principals.live_keys(store)).values()
+    assert (back.id, back.models, back.limits) == (other.id, ("small",), {"parallel": 1})
+
+
+async def test_the_last_admin_key_cannot_be_made_to_end(store: Store) -> None:
+    """If this fails, a date in the calendar locks the owner out."""
+    await principals.ensure_first_key(store)
+    [first] = await principals.list_keys(store)
+    soon = principals.Rights(expires_at=store.clock.time() + 10)
+    with pytest.raises(LastAdminKey):
+        await principals.change_key(store, first.id, soon, disabled=False)
+    with pytest.raises(LastAdminKey):
+        await principals.change_key(store, first.id, principals.Rights(), disabled=True)
+    second, _ = await principals.create_key(store, name="second", admin=True, rights=soon)
+    with pytest.raises(LastAdminKey):  # the other one ends soon
+        await principals.revoke_key(store, first.id)
+    await principals.change_key(store, second.id, principals.Rights(), disabled=False)
+    await principals.revoke_key(store, first.id)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 import structlog
 
@@ -136,11 +137,18 @@ class Gate:
                 )
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Literal["memory", "redis", "degraded"]:
         """How limits are counted now: `memory` (one gateway), `redis` (with others), `degraded` (with others, but Redis is gone)."""
         if self._config.redis.url is None:
             return "memory"
         return "redis" if self._up else "degraded"
+
+    def used(self, subject: str) -> Used:
+        """What a subject (`spending.of_key`, ...) used up today and this month."""
+        account = self.spending.account(subject)
+        self._calendar.look()
+        account.turn(self._calendar)
+        return Used(account.day_tokens, account.month_tokens, account.day_money, account.month_money)
 
     # -- requests
 

@@ -12,13 +12,14 @@ from starlette.exceptions import HTTPException
 
 from lamplighter.core.errors import ConfigError, LamplighterError, RequestError, SourceError, StoreError, StoreFull
 from lamplighter.gateway.control.guard import RefusedBody
-from lamplighter.store.principals import LastAdminKey, UnknownKey
+from lamplighter.store.principals import FixedKey, LastAdminKey, UnknownKey
 
 _log = structlog.get_logger(__name__)
 
 _STATUS: tuple[tuple[type[LamplighterError], int], ...] = (
     (UnknownKey, 404),
     (LastAdminKey, 409),
+    (FixedKey, 409),
     (ConfigError, 400),
     (SourceError, 400),
     (StoreFull, 507),

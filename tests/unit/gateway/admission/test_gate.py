@@ -168,7 +168,8 @@ async def test_seconds_on_an_engine_cost_the_pools_price() -> None:
 async def test_days_and_months_begin_anew_in_utc(limit: str, later: float) -> None:
     """If this fails, a key stays locked after midnight, or a month ends early."""
     async with rig(start=NOON) as r:
-        me = key(**{limit: 100})
+        bound: dict[str, Any] = {limit: 100}
+        me = key(**bound)
         await r.used(me, 50, 50)
         error = await r.refused(me)
         assert error.code == "insufficient_quota"

@@ -108,12 +108,13 @@ async def test_eight_at_once_over_two_gateways_admit_one(redis_url: str) -> None
 async def test_gateways_share_each_kind_of_limit(redis_url: str) -> None:
     """If this fails, a limit holds for each gateway alone."""
     async with gates(redis_url, 3) as (store, _, all_):
-        for name, limits, expected in (
+        cases: list[tuple[str, dict[str, Any], int]] = [
             ("key_r", {"requests_per_minute": 10}, 10),
             ("key_p", {"parallel": 4}, 4),
             ("key_t", {"tokens_per_minute": 1000}, 5),  # of 150 and the prompt's estimate
             ("key_d", {"tokens_per_day": 1000}, 3),  # of 150 and each byte of the prompt
-        ):
+        ]
+        for name, limits, expected in cases:
             grants = await tries(all_, key(name, **limits), 24, ask(max_tokens=150))
             assert len(grants) == expected, name
             for grant in grants:

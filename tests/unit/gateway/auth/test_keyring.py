@@ -136,3 +136,53 @@ async def test_use_is_written_in_batches(store: Store) -> None:
     keyring.identify(bearer(secret))
     await keyring.stop()
     assert (await principals.list_keys(store))[0].last_used_at == clock.time()
+
+
+async def test_only_the_holder_of_a_key_learns_what_became_of_it(store: Store) -> None:
+    """If this fails, people with an old key search for a typing error, or strangers learn which keys there were."""
+    clock = store.clock
+    assert isinstance(clock, VirtualClock)
+    keyring = Keyring(store, clock)
+    made = {}
+    for name in ("revoked", "disabled", "expired", "rotated"):
+        made[name] = await principals.create_key(store, name=name, admin=False)
+    await principals.revoke_key(store, made["revoked"][0].id)
+    await principals.change_key(store, made["disabled"][0].id, principals.Rights(), disabled=True)
+    soon = principals.Rights(expires_at=clock.time() + 5)
+    await principals.change_key(store, made["expired"][0].id, soon, disabled=False)
+    _, new = await principals.rotate_key(store, made["rotated"][0].id, grace=5)
+    await keyring.refresh()
+    for name in ("expired", "rotated"):
+        keyring.identify(bearer(made[name][1]))
+    await clock.advance(6)  # nothing was refreshed since: the time alone ends them
+    for name, code in (
+        ("revoked", "api_key_revoked"), ("disabled", "api_key_disabled"), ("expired", "api_key_expired"), ("rotated", "api_key_expired"),
+    ):  # fmt: skip
+        with pytest.raises(RequestError) as refused:
+            keyring.identify(bearer(made[name][1]))
+        assert (refused.value.status, refused.value.code) == (401, code)
+        with pytest.raises(RequestError) as refused:
+            keyring.identify(bearer(made[name][1][:-1]))
+        assert refused.value.code == "invalid_api_key"
+    assert keyring.identify(bearer(new)).key_id == made["rotated"][0].id
+    await keyring.refresh()
+    with pytest.raises(RequestError, match="wrong"):  # after the grace the old secret is as good as any other text
+        keyring.identify(bearer(made["rotated"][1]))
+
+
+async def test_rights_come_with_the_key_and_with_its_sessions(store: Store) -> None:
+    """If this fails, signing in lifts what a key is bound to."""
+    rights = principals.Rights(inference=False, models=("small",), limits={"parallel": 2})
+    key, secret = await principals.create_key(store, name="guest", admin=False, rights=rights)
+    keyring = Keyring(store, store.clock)
+    await keyring.refresh()
+    identity = keyring.identify(bearer(secret))
+    assert (identity.inference, identity.models) == (False, frozenset({"small"}))
+    assert identity.limits is not None
+    assert identity.limits.parallel == 2
+    cookie, _ = await principals.open_session(store, principal_id=key.principal_id, key_id=key.id, admin=False)
+    assert await keyring.verify_session(cookie) is identity
+    await keyring.refresh()
+    assert keyring.identify(bearer(secret)) is identity  # nothing changed: whatever hangs on it stays
+    cookie, _ = await principals.open_session(store, principal_id=key.principal_id, key_id=key.id, admin=True)
+    assert not (await keyring.verify_session(cookie)).admin

@@ -17,6 +17,7 @@ from lamplighter.config import Config
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.core.ids import new_id
 from lamplighter.gateway.accounts import Accounts
+from lamplighter.gateway.admission.gate import Gate
 from lamplighter.gateway.auth import Identity, Keyring
 from lamplighter.gateway.control import Control, build_control
 from lamplighter.gateway.relay import Event, Item, Started, Waking
@@ -168,6 +169,7 @@ async def stage(
         services = Services(
             config=tree, store=opened, clock=clock, engines={engine.kind: engine}, view=view, keyring=keyring, relay=relay,
             metrics=Metrics(process=False), accounts=Accounts(opened, clock, Metrics(process=False), gateway_id="gtw_1", keep=1e9),
+            admission=Gate(tree, opened, clock, Metrics(process=False), model_of=lambda name: None),
             gateway_id=new_id("gtw"), started_at=clock.time(),
         )  # fmt: skip
         control = build_control(services)

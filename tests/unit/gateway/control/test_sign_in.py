@@ -116,7 +116,7 @@ async def test_a_session_ends_after_thirty_days_and_with_its_key() -> None:
             assert (await admin.delete(f"/api/keys/{bob['id']}")).status_code == 204
         assert (await client.get("/api/session")).status_code == 401
         refused = await one.client(key=one.other_key).get("/api/status")
-        assert (refused.status_code, error_of(refused)) == (401, "invalid_api_key")
+        assert (refused.status_code, error_of(refused)) == (401, "api_key_revoked")
         assert refused.headers["www-authenticate"] == "Bearer"
 
 
