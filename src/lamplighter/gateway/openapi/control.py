@@ -3,7 +3,7 @@
 Kept apart from the routes, which answer plain objects: nothing is checked twice at run time, and a test checks that these are true.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
@@ -96,6 +96,16 @@ class ModelStatus(BaseModel):
     last_wake: LastWake | None
 
 
+class BreakerStatus(BaseModel):
+    """The answering gateway's circuit to a replica. `failures`: in a row. Times are Unix seconds."""
+
+    state: Literal["closed", "half_open", "open"]
+    since: float
+    failures: int
+    retry_at: float | None
+    reason: str | None
+
+
 class ReplicaStatus(BaseModel):
     """One running engine."""
 
@@ -108,6 +118,7 @@ class ReplicaStatus(BaseModel):
     detail: str | None
     since: float
     in_flight: int
+    breaker: BreakerStatus | None
 
 
 class PoolStatus(BaseModel):

@@ -31,6 +31,7 @@ _LISTED: dict[str, Json] = {
             "owned_by": {"type": "string"},
             "state": {"enum": ["asleep", "waking", "awake", "draining", "failed"]},
             "max_model_len": {"type": ["integer", "null"]},
+            "alias_of": {"type": "string", "description": "The model that this further name means."},
         },
     },
     "ModelList": {
