@@ -108,6 +108,8 @@ class Behaviour:
     crash_after_tokens: int | None = None
     """It dies (in a process: exits with status 1) after so many tokens of all streams together."""
     slow_seconds: float = 5.0
+    continues: bool = False
+    """It goes on with a last message of the assistant, as llama.cpp does."""
 
 
 @dataclass(slots=True)
@@ -253,7 +255,9 @@ class FakeEngine:
             overflow = error_object(message, 400, "exceed_context_size_error")
             overflow["error"] |= {"n_prompt_tokens": prompt, "n_ctx": behaviour.context}
             return _json(exchange, 400, overflow)
-        writing = _WRITINGS[path](body, chat=path == "/v1/chat/completions", prompt=prompt, tokens=behaviour.tokens)
+        begun = _begun(body) if behaviour.continues else 0
+        writing = _WRITINGS[path](body, chat=path == "/v1/chat/completions", prompt=prompt, tokens=behaviour.tokens - begun)
+        writing.begun = begun
         if body.get("stream"):
             await self._stream(exchange, writing, wrong)
         else:
@@ -321,7 +325,7 @@ class FakeEngine:
             if limit is not None and self.counters.tokens > limit:
                 self.crash()
                 await asyncio.Event().wait()
-            yield words[index % len(words)]
+            yield words[(writing.begun + index) % len(words)]
 
     def _take_wrong(self) -> Wrong | None:
         behaviour = self.behaviour
@@ -330,6 +334,16 @@ class FakeEngine:
         if behaviour.wrong_times is not None:
             self.behaviour = replace(behaviour, wrong_times=behaviour.wrong_times - 1)
         return behaviour.wrong
+
+
+def _begun(body: dict[str, Any]) -> int:
+    """Words of our own that the conversation ends with."""
+    last = (body.get("messages") or [{}])[-1]
+    said, text, count = last.get("content") if last.get("role") == "assistant" else "", "", 0
+    while isinstance(said, str) and len(text) < len(said):
+        text += WORDS[count % len(WORDS)]
+        count += 1
+    return count
 
 
 def _json(exchange: Exchange, status: int, value: Any) -> None:

@@ -22,6 +22,8 @@ class Writing:
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")
         self.count = min(tokens, limit) if isinstance(limit, int) else tokens
         self.finish = "length" if self.count < tokens else "stop"
+        self.begun = 0
+        """Words that were there before: it goes on after them."""
         self.usage = {"prompt_tokens": prompt, "completion_tokens": self.count, "total_tokens": prompt + self.count}
         self.identity = hashlib.sha256(repr(body).encode()).hexdigest()[:12]
         self.head = {"id": ("chatcmpl-" if chat else "cmpl-") + self.identity, "created": 0, "model": body.get("model", "")}

@@ -20,8 +20,10 @@ from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.breaker import State
 from lamplighter.gateway.connection import Cause, Connection, Head, Taker, UpstreamFailure
 from lamplighter.gateway.inference import faults
+from lamplighter.gateway.inference.continuation import Continuation
 from lamplighter.gateway.inference.dialects.base import StreamReader
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
+from lamplighter.gateway.inference.unbroken import Listener, Unbroken
 from lamplighter.gateway.metering import Meter, Record
 from lamplighter.gateway.relay import WakeMode
 from lamplighter.gateway.retries import backoff, falls_back
@@ -45,11 +47,11 @@ _WANTED_AT_LEAST = 300.0
 _log = structlog.get_logger(__name__)
 
 
-class Asking(Taker, Protocol):
+class Asking(Listener, Protocol):
     """Whoever wants the answer of a call. It hears one of these, and closes the call then:
 
     `on_error`; or `on_head` with a whole answer; or `on_head` with the beginning of a stream, `on_piece` any number of times and `on_end`.
-    It may close the call at any time before. What `on_head` raises (RequestError) comes back as `on_error`.
+    Between two pieces it may hear `on_lost` and `on_resumed`. It may close the call at any time before. What `on_head` raises (RequestError) comes back as `on_error`.
     """
 
     def on_error(self, error: RequestError) -> None:
@@ -75,6 +77,7 @@ class Call:
         "_target",
         "_task",
         "_tries",
+        "_unbroken",
         "_wanting",
         "asker",
         "connection",
@@ -107,6 +110,7 @@ class Call:
         self._tries = 0
         self._wanting = stood_in_for is not None
         self._fallback: _Fallback | None = None
+        self._unbroken: Unbroken | None = None
         self.grant: Grant | None = None
         self.asker = Asker(record.key_id or record.principal_id, session, request.prefix() if len(lane.targets) > 1 else b"")
         self.lane = lane
@@ -151,6 +155,9 @@ class Call:
         if self.reader is not None:
             record.usage, record.events = self.reader.usage, self.reader.events
             self.reader = None
+        if self._unbroken is not None:
+            record.estimated = self._unbroken.happened and record.usage is not None  # put together of what two engines told
+            self._unbroken = None
         if record.usage is None and record.reached:
             record.estimate(self.request.route, self.request.bound()[0])
         if self.grant is not None:
@@ -272,8 +279,11 @@ class Call:
         else:
             self._outcome = Outcome.ERROR
         try:
+            if self._unbroken is not None:
+                self._go_on(self._unbroken, head, connection)
+                return
             if head.body is None:
-                connection.hand_over(asking)
+                connection.hand_over(self._taker(asking))
             asking.on_head(head)
         except RequestError as error:
             asking.on_error(error)
@@ -301,6 +311,44 @@ class Call:
         """The engine works, and says nothing yet."""
         if self._asking is not None:
             self._asking.on_silence(seconds)
+
+    # -- going on after a loss within a stream
+
+    def _taker(self, asking: Asking) -> Taker:
+        """Who hears of the stream that begins."""
+        way = self.lane.continues
+        if way is None or not self._dispatch.config.gateway.continue_streams:
+            return asking
+        continuation = Continuation.of(self.request, way)
+        if continuation is None:
+            return asking
+        self._unbroken = Unbroken(self, asking, continuation)
+        return self._unbroken
+
+    def resume(self, following: InferenceRequest, failure: UpstreamFailure) -> bool:
+        """See `unbroken.Exchanging.resume`."""
+        dispatch, lane = self._dispatch, self.lane
+        if dispatch.closing or not lane.retry_budget.spend():
+            return False
+        self.lost(failure)
+        self.asker.avoid = self._target
+        self._release(self._outcome)
+        self._body = following.body(lane.upstream_model)
+        self._tries = 0
+        self.record.retries += 1
+        self._wait()
+        return True
+
+    def _go_on(self, unbroken: Unbroken, head: Head, connection: Connection) -> None:
+        """Another engine answers."""
+        going = head.status == 200 and head.body is None
+        self._dispatch.meter.metrics.continued.labels(self.lane.name, "continued" if going else "failed").inc()
+        if going:
+            connection.hand_over(unbroken)
+            unbroken.resumed()
+        else:
+            self._release(self._outcome)
+            unbroken.give_up()
 
     # -- failing
 
@@ -334,6 +382,10 @@ class Call:
         """This model cannot answer: its fallbacks are asked in turn; when they cannot either, the error is that of the model itself."""
         asking = self._asking
         if asking is None:
+            return
+        if self._unbroken is not None:  # another model's words would not fit
+            self._dispatch.meter.metrics.continued.labels(self.lane.name, "failed").inc()
+            self._unbroken.give_up()
             return
         fallback = self._fallback
         if fallback is None:

@@ -425,6 +425,21 @@ class Exchange(Wire):
             else:
                 self.write(out)
 
+    def on_lost(self) -> None:
+        """The engine is lost, and another one is looked for: what came so far leaves now."""
+        self._upstream = None
+        last, self._last = self._last, b""
+        if last:
+            self.write(last)
+
+    def on_resumed(self) -> None:
+        """Another engine goes on with the answer."""
+        upstream = self._upstream = None if self._call is None else self._call.connection
+        if upstream is not None and self._connection.paused:
+            upstream.pause()
+        if self.started:
+            self._beat("lamplighter another replica goes on with this answer")
+
     def on_end(self, failure: UpstreamFailure | None, *, announced: bool) -> None:
         """The stream ended."""
         try:

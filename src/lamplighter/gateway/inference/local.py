@@ -127,6 +127,12 @@ class _Generation:
             if connection is not None:
                 connection.fail(Cause.PROTOCOL, str(error))
 
+    def on_lost(self) -> None:
+        """What came stands; the page waits."""
+
+    def on_resumed(self) -> None:
+        """Another engine goes on. How much of it may come is looked at with its first piece."""
+
     def on_end(self, failure: UpstreamFailure | None, *, announced: bool) -> None:
         """It is whole, or it broke off."""
         self._emit(self._splitter.close())
