@@ -16,6 +16,7 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines import program
 from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Loading, Probe, declared
+from lamplighter.engines.continuing import Continues
 from lamplighter.engines.ollama.words import Pulling, among, capabilities, listed, said_no
 from lamplighter.engines.probing import get, lines, post, said
 
@@ -33,6 +34,7 @@ class Ollama:
     """Ollama. Implements `Engine` and `Resident`."""
 
     kind = "ollama"
+    continues = Continues.PREFILL
 
     def __init__(self) -> None:
         self._known: dict[tuple[Endpoint, str], tuple[float, frozenset[Capability] | None]] = {}

@@ -15,6 +15,7 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines import program
 from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe, declared
+from lamplighter.engines.continuing import Continues
 from lamplighter.engines.probing import get
 
 _ROUTES: Mapping[str, Capability] = {
@@ -40,6 +41,7 @@ class Vllm:
     """vLLM."""
 
     kind = "vllm"
+    continues = Continues.FLAG
 
     def __init__(self) -> None:
         self._known: dict[Endpoint, tuple[float, frozenset[Capability] | None]] = {}
