@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import text
 
 from lamplighter.core.errors import StoreUnavailable
@@ -304,3 +305,21 @@ async def test_people_see_what_is_theirs_and_admins_see_all() -> None:
         assert [(total["name"], total["requests"], total["completion_tokens"]) for total in own] == [("big", 1, 6)]
         assert (await rig.client.get("/api/usage", params={"since": "soon"})).status_code == 400
         assert (await rig.client.get("/api/usage", headers={"authorization": "Bearer no"})).status_code == 401
+
+
+async def test_prompts_are_logged_only_when_asked() -> None:
+    """Who looks for a strange prompt could not find it; or everybody's prompts would lie in the log."""
+    body = question()
+    body["messages"][0]["content"] = "sesame-in-the-prompt"
+    for asked in (False, True):
+        config = config_of(log={"access": False, "prompts": asked})
+        with structlog.testing.capture_logs() as lines:
+            async with FakeEngine(tokens=6) as engine, running(config) as rig:
+                await rig.ready(engine.url)
+                await rig.client.post("/v1/chat/completions", json=body)
+                await kept(rig)
+        found = [line for line in lines if line["event"] == "prompt"]
+        assert [line["messages"] for line in found] == ([body["messages"]] if asked else [])
+        assert KEY not in str(lines)
+        assert "lamp is lit" not in str(lines), "never the answer"
+        assert ("sesame" in str(lines)) is asked

@@ -19,7 +19,7 @@ from lamplighter.gateway.admission.base import Admission, Grant
 from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.breaker import State
 from lamplighter.gateway.connection import Cause, Connection, Head, Taker, UpstreamFailure
-from lamplighter.gateway.inference import faults
+from lamplighter.gateway.inference import faults, prompts
 from lamplighter.gateway.inference.continuation import Continuation
 from lamplighter.gateway.inference.dialects.base import StreamReader
 from lamplighter.gateway.inference.request import CAPABILITY, UPSTREAM_PATHS, InferenceRequest
@@ -469,6 +469,8 @@ class Dispatch:
         if lane is None:
             raise unknown_model(request.model, self.lanes.names())
         record.model, record.principal_id = lane.name, identity.principal_id
+        if self.config.log.prompts:
+            prompts.write(record, request)
         self._check_capability(lane, request)
         if lane.awake:
             return Call(self, lane, request, record, identity, None, session)
