@@ -307,6 +307,8 @@ class Gateway:
         metrics = self.metrics
         metrics.in_flight.replace({(lane.name,): lane.in_flight for lane in self._lanes})
         metrics.held.replace({(lane.name,): lane.queued for lane in self._lanes})
+        for lane in self._lanes:
+            metrics.retries_refused.labels(lane.name).value = float(lane.retry_budget.refused)
         metrics.breaker_state.replace(self._lanes.circuits())
         busy, idle = self._upstreams.counts()
         metrics.connections.replace({("busy",): busy, ("idle",): idle})

@@ -148,10 +148,12 @@ class Lane:
         """How fast those who wait for a free place get one."""
         self.on_opened: Callable[[Lane, Target], None] | None = None
         self._queue: FairQueue[Waiter] = FairQueue()
+        self._steady = True
+        """Whether no target is still growing into its share."""
         self._even = True
-        """Whether all targets count the same, now and later."""
+        """Whether all targets weigh the same."""
         self._bound = 0.0
-        """Of all requests in flight, what one target may have before affinity gives way."""
+        """Of all requests in flight, what a target of weight 1 may have before affinity gives way."""
         self._affinity = routing.affinity
         self._homes: dict[bytes, tuple[Target, ...]] = {}
         """Where prompts that begin so, and sessions, belong, and who stands in; as long as the targets stay the same."""
@@ -201,9 +203,9 @@ class Lane:
             one = targets[0]
             if not one.blocked_until and self.loads.get(one, 0) < places:
                 return one
-        elif self._even and asker.avoid is None:
+        elif self._steady and asker.avoid is None:
             key = asker.session or (asker.prefix if self._affinity else b"")
-            if not key:
+            if not key and self._even:
                 index = int(random.random() * count)
                 one, other = targets[index], targets[index - 1 - int(random.random() * (count - 1))]
                 if other.in_flight < one.in_flight:
@@ -211,11 +213,12 @@ class Lane:
                 if not one.blocked_until and self.loads.get(one, 0) < places:
                     return one
             elif (homes := self._homes.get(key)) is not None:
-                limit = min(places, self._bound * (self.in_flight + 1))
+                share = self._bound * (self.in_flight + 1)
                 for one in homes:
                     if one.blocked_until:
                         break
-                    if self.loads.get(one, 0) < limit:
+                    load = self.loads.get(one, 0)
+                    if load < places and load < share * one.weight:
                         return one
         return self._search(asker)
 
@@ -239,7 +242,7 @@ class Lane:
             )
             for target in usable
         ]
-        if not self._even:
+        if not self._steady:
             self._weigh(now)
         if not session and not prefix:
             return least_loaded(candidates)
@@ -264,12 +267,12 @@ class Lane:
             self._sessions.popitem(last=False)
 
     def _weigh(self, now: float) -> None:
-        """Whether every target's weight is the same, and none is still growing into its own."""
+        """Whether a target is still growing into its weight, and whether all weights are the same."""
         targets = self.targets
         span = float(self._routing.slow_start)
-        growing = any(now - target.fresh_at < span for target in targets) and len(targets) > 1
-        self._even = not growing and len({target.weight for target in targets}) <= 1
-        self._bound = self._routing.load_factor / max(1, len(targets))
+        self._steady = len(targets) <= 1 or all(now - target.fresh_at >= span for target in targets)
+        self._even = len({target.weight for target in targets}) <= 1
+        self._bound = self._routing.load_factor / (sum(target.weight for target in targets) or 1.0)
 
     def release(self, target: Target, outcome: Outcome) -> None:
         """The exchange on `target` is over; whoever's turn it is gets its place."""

@@ -37,7 +37,7 @@ class RetryBudget:
     Requests are counted by whoever sends them (`started`): the budget looks at the count only when a retry is wanted.
     """
 
-    __slots__ = ("_clock", "_looked_at", "_minimum", "_ratio", "_seen", "_tokens", "started")
+    __slots__ = ("_clock", "_looked_at", "_minimum", "_ratio", "_seen", "_tokens", "refused", "started")
 
     def __init__(self, ratio: float, minimum: float, clock: Clock) -> None:
         """`ratio`: retries per request; `minimum`: retries per second."""
@@ -49,6 +49,8 @@ class RetryBudget:
         self._tokens = minimum * WINDOW
         self.started = 0
         """Requests sent so far."""
+        self.refused = 0
+        """Retries that were wanted and not made."""
 
     def spend(self) -> bool:
         """Whether one more retry may be made; it counts as made then."""
@@ -59,6 +61,7 @@ class RetryBudget:
         self._tokens = self._tokens * max(0.0, 1.0 - passed / WINDOW) + earned
         self._looked_at, self._seen = now, self.started
         if self._tokens < 1.0:
+            self.refused += 1
             return False
         self._tokens -= 1.0
         return True

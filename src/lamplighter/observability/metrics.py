@@ -205,6 +205,12 @@ class Metrics(Collector):
         self.retries = Family(
             "lamplighter_upstream_retries_total", "Requests tried again before their first byte.", Counter, ("model",)
         )
+        self.retries_refused = Family(
+            "lamplighter_upstream_retries_refused_total",
+            "Retries that were not made because the model had spent its retry budget.",
+            Counter,
+            ("model",),
+        )
         self.breaker_state = Family(
             "lamplighter_breaker_state",
             "The circuit to each endpoint: 0 closed, 1 half-open (one request tries it), 2 open.",

@@ -67,6 +67,22 @@ async def test_a_prompt_that_everybody_sends_is_spread(clock: VirtualClock) -> N
     quiet(lane)
 
 
+async def test_affinity_keeps_to_weights(clock: VirtualClock) -> None:
+    """The small one of two servers would be overloaded by a prompt that belongs there, or the large one stay idle."""
+    lane = lane_of(clock)
+    small, large = target_of(clock, "small"), target_of(clock, "large", weight=3)
+    show(lane, small, large)
+    for number in range(8):
+        for _ in range(100):
+            seized(lane, Asker(prefix=b"prompt %d" % number))
+    assert small.in_flight <= 800 / 4 * 1.25 + 1
+    assert large.in_flight <= 800 * 3 / 4 * 1.25 + 1
+    for target in (small, large):
+        while target.in_flight:
+            lane.release(target, Outcome.OK)
+    quiet(lane)
+
+
 async def test_affinity_can_be_turned_off(clock: VirtualClock) -> None:
     """Somebody whose engines cache nothing would get uneven load for nothing."""
     lane = lane_of(clock, routing={"affinity": False})
@@ -141,7 +157,7 @@ async def test_a_fresh_replica_grows_into_its_share(clock: VirtualClock) -> None
     for _ in range(400):
         seized(lane)
     assert abs(old.in_flight - fresh.in_flight) <= 20
-    assert lane._even  # and from now on it costs nothing
+    assert lane._steady  # and from now on it costs nothing
 
 
 async def test_fresh_replicas_alone_take_everything(clock: VirtualClock) -> None:

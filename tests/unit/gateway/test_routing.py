@@ -269,3 +269,35 @@ async def test_a_session_stays_on_its_replica_whatever_it_asks() -> None:
             answer = await rig.client.post("/v1/chat/completions", json=body, headers={"lamplighter-session": "mine"})
             assert answer.status_code == 200
         assert sorted((one.counters.requests, other.counters.requests)) == [0, 6]
+
+
+async def test_weights_of_servers_count_in_the_gateway() -> None:
+    """The weights in the file would be read, checked, and forgotten."""
+    async with FakeEngine(model="big", tokens_per_second=1) as heavy, FakeEngine(model="big", tokens_per_second=1) as light:
+        pools = {"nas": {"kind": "static", "url": heavy.url, "weight": 3, "servers": [{"url": light.url}]}}
+        async with running(config_of(models=LONE, pools=pools, routing={"affinity": False, "slow_start": "0s"})) as rig:
+            await rig.ready(heavy.url, "big", pool="nas")
+            await rig.ready(light.url, "big", pool="nas")
+            tasks = [asyncio.create_task(rig.chat()) for _ in range(40)]
+            for _ in range(200):
+                await asyncio.sleep(0.02)
+                if heavy.counters.running + light.counters.running == 40:
+                    break
+            assert heavy.counters.running + light.counters.running == 40
+            assert 26 <= heavy.counters.running <= 34
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await rig.until_idle()
+
+
+async def test_places_follow_the_model_and_its_engine() -> None:
+    """A tiny embedded engine would be sent a thousand requests, or a large one be kept waiting for more."""
+    models = {
+        "small": {"engine": "llamacpp", "pool": "here", "source": "bundled", "slots": 3},
+        "large": {"engine": "openai", "pool": "nas"},
+        "told": {"engine": "openai", "pool": "nas", "max_parallel": 7},
+    }
+    config = config_of(models=models, pools={**NAS, "here": {"kind": "process"}}, gateway={"max_upstream_connections": 500})
+    async with running(config) as rig:
+        assert {lane.name: lane.places for lane in rig.gateway._lanes} == {"small": 12, "large": 500, "told": 7}
