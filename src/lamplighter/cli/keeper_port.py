@@ -5,7 +5,7 @@ Not responsible for keeping (`capacity.keeper`), nor for what a gateway shows on
 
 import ipaddress
 import json
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from lamplighter import __version__
@@ -27,7 +27,7 @@ class KeeperPort:
         self._metrics = metrics
         self._term = term
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -37,7 +37,7 @@ class KeeperPort:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answer(self, scope: dict[str, Any]) -> tuple[int, str, bytes]:
+    async def _answer(self, scope: MutableMapping[str, Any]) -> tuple[int, str, bytes]:
         match scope["path"] if scope["method"] in ("GET", "HEAD") else "":
             case "/health":
                 return 200, _JSON, _json({"status": "ok", "version": __version__})
@@ -70,7 +70,7 @@ def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
-def _from_here(scope: dict[str, Any]) -> bool:
+def _from_here(scope: MutableMapping[str, Any]) -> bool:
     client = scope.get("client")
     if not client or _PROXIED & {name for name, _ in scope["headers"]}:
         return False

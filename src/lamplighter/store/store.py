@@ -135,8 +135,10 @@ class Store:
 
         After an outage of the database all have been silent through no fault of theirs: they get their time anew.
         """
+        if self._away is not None:  # who asks now is about to learn that it is back, or nothing
+            return self._away - ttl
         now, (began, ended) = self.clock.time(), self._outage
-        return min(now, began) - ttl if now - ended < ttl else now - ttl
+        return began - ttl if now - ended < ttl else now - ttl
 
     def note(self, *, answered: bool) -> None:
         """The database answered, or could not be reached: for `heard_since`."""

@@ -11,7 +11,7 @@ from tests.journeys.many_gateways.cluster import Cluster, Load
 
 def _new_key(server: Server) -> str:
     with server.http() as client:
-        return str(client.post("/api/keys", json={"name": "somebody"}).raise_for_status().json()["secret"])
+        return str(client.post("/api/keys", json={"name": "somebody"}).raise_for_status().json()["key"])
 
 
 def _opens(server: Server, key: str) -> bool:
