@@ -1,8 +1,10 @@
 """Things are killed at the worst moment. Nothing may lie, hang or stay behind."""
 
+import json
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -16,9 +18,39 @@ HELLO = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max
 BASE = "models: {small: {engine: llamacpp, pool: here, source: bundled, context: 2048}}\npools: {here: {kind: process}}\n"
 
 
+@pytest.mark.parametrize("after", [1, 7, 30])
+def test_the_engine_is_killed_and_another_one_goes_on(server: Callable[..., Server], after: int) -> None:
+    """A long answer would be lost with the process that wrote it."""
+    body = {**STORY, "max_tokens": 60, "temperature": 0, "stream": True}
+    with running(server(BASE)) as lamplighter, lamplighter.http() as client:
+        lines: list[str] = []
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            for line in answer.iter_lines():
+                lines.append(line)
+                if sum(line.startswith("data:") for line in lines) == after + 1 and not any("killed" in line for line in lines):
+                    (engine,) = lamplighter.engines()[:1]
+                    engine.send_signal(signal.SIGKILL)
+                    lines.append(": killed")
+        whole = client.post("/v1/chat/completions", json=body).text.splitlines()
+        assert said(lines) == said(whole), "the text that nobody interrupted"
+        assert lines[-2:] == ["data: [DONE]", ""]
+        assert len({chunk["id"] for chunk in chunks(lines)}) == 1
+        assert lamplighter.starts() == 2
+        metrics = client.get("/metrics").text
+        assert 'lamplighter_streams_continued_total{model="small",result="continued"} 1.0' in metrics
+
+
+def chunks(lines: list[str]) -> list[Any]:
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def said(lines: list[str]) -> str:
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks(lines) for choice in chunk.get("choices", ()))
+
+
 def test_the_engine_is_killed_in_the_middle_of_a_stream(server: Callable[..., Server]) -> None:
     """A half answer would look like a whole one."""
-    with running(server(BASE)) as lamplighter, lamplighter.http() as client:
+    with running(server(BASE + "gateway: {continue_streams: false}\n")) as lamplighter, lamplighter.http() as client:
         with client.stream("POST", "/v1/chat/completions", json={**STORY, "stream": True}) as answer:
             events = []
             for line in answer.iter_lines():
