@@ -98,7 +98,7 @@ def _load(config: TlsConfig) -> ssl.SSLContext:
                 pass
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be read: {error.strerror}", where=f"server.tls.{name}", next_step="Name a PEM file that this user may read."
+                f"server.tls.{name}: {path} cannot be read: {error.strerror}", where=f"server.tls.{name}", next_step="Name a PEM file that this user may read."
             ) from error  # fmt: skip
     try:
         # Without a function for the passphrase, OpenSSL would ask for it on the terminal and wait.
@@ -106,7 +106,7 @@ def _load(config: TlsConfig) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError) as error:
         detail = (getattr(error, "reason", None) or str(error)).replace("_", " ").lower()
         raise ConfigError(
-            f"{config.certificate} and {config.key} cannot be used: {detail}",
+            f"server.tls: {config.certificate} and {config.key} cannot be used: {detail}",
             where="server.tls",
             next_step="Both must be PEM and belong together; the key without a passphrase.",
         ) from error
