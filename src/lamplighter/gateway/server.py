@@ -73,6 +73,7 @@ class HttpProtocol(StrictProtocol):
         super().__init__(*args, **kwargs)
         app = self.config.app
         self._routes = cast("DirectRoutes | None", getattr(getattr(app, "__self__", app), "direct", None))
+        self._book = self.server_state if isinstance(self.server_state, Connections) else Connections()
         self._current: Wire | None = None
         self._receiving: Wire | None = None
         self._head_size = 0
@@ -84,11 +85,6 @@ class HttpProtocol(StrictProtocol):
     def paused(self) -> bool:
         """The client does not keep up with what is written."""
         return self.flow.write_paused
-
-    @property
-    def _leaving(self) -> bool:
-        state = self.server_state
-        return isinstance(state, Connections) and state.leaving
 
     def fixed_headers(self) -> bytes:
         """Header lines that every answer of a direct route has, ready to send."""
@@ -154,6 +150,13 @@ class HttpProtocol(StrictProtocol):
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer, see StrictProtocol; said again here because every header comes through
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         self.check_head()
         self._in_head = False
@@ -170,7 +173,7 @@ class HttpProtocol(StrictProtocol):
                 self,
                 self.url,
                 self.headers,
-                keep_alive=parser.should_keep_alive() and not old and not self._leaving,
+                keep_alive=parser.should_keep_alive() and not old and not self._book.leaving,
                 old=old,
                 expects=self.expect_100_continue,
             )
@@ -182,7 +185,7 @@ class HttpProtocol(StrictProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
-        if self._leaving and self.cycle is not None:
+        if self._book.leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def _take(self, wire: Wire) -> None:

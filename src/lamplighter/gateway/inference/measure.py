@@ -106,23 +106,26 @@ def prefix(route: str, fields: Fields, messages: Sequence[Message]) -> bytes:
 
     A chat is known by its instructions and the first message after them: later turns only add to it, so they share its cache.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    parts: list[bytes | memoryview] = []
     if messages:
         if (system := given(fields, "system")) is not None:
-            digest.update(memoryview(system)[:_BEGINNING])
+            parts.append(memoryview(system)[:_BEGINNING])
         for message in messages:
-            digest.update(message.role.encode(errors="replace"))
-            digest.update(memoryview(message.content)[:_BEGINNING])
+            parts += (message.role.encode(errors="replace"), memoryview(message.content)[:_BEGINNING])
             if message.role not in _FIRST:
                 break
-        return digest.digest()
+        return _digest(parts)
     if route == "responses" and (instructions := given(fields, "instructions")) is not None:
-        digest.update(memoryview(instructions)[:_BEGINNING])
+        parts.append(memoryview(instructions)[:_BEGINNING])
     raw = given(fields, "prompt" if route == "completions" else "input")
     if raw is None or route not in {"completions", "responses"}:
         return b""
     if route == "responses" and isinstance(items := value(fields, "input"), list):
-        digest.update(msgspec.json.encode(items[:1])[:_BEGINNING])
+        parts.append(msgspec.json.encode(items[:1])[:_BEGINNING])
     else:
-        digest.update(memoryview(raw)[:_BEGINNING])
-    return digest.digest()
+        parts.append(memoryview(raw)[:_BEGINNING])
+    return _digest(parts)
+
+
+def _digest(parts: list[bytes | memoryview]) -> bytes:
+    return hashlib.blake2b(b"".join(parts), digest_size=8).digest()
