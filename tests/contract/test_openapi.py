@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from lamplighter.gateway.openapi import openapi_document
 from tests.journeys.harness import ADMIN_KEY, PATIENCE, Server, running
 
-EXAMPLES = 8
+EXAMPLES = 5
 """Requests for each route, once of those that fit its description and once of those that do not."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 TAGS = ("OpenAI", "Anthropic", "Ollama", "Other", "Operations", "Control")

@@ -64,7 +64,11 @@ _ADMINS = ("/api/models", "/api/keys", "/api/login-links", "/api/usage", "/api/r
 
 def document(described: Json) -> Json:
     """The whole. `described`: FastAPI's own document of the control API (`control.app.described`)."""
-    schemas = {**described["components"]["schemas"], **control.schemas(), **inference.SCHEMAS, **_LISTED}
+    schemas: Json = {}
+    for part in (described["components"]["schemas"], control.schemas(), inference.SCHEMAS, _LISTED):
+        if twice := schemas.keys() & part.keys():
+            raise ValueError(f"two schemas are called {', '.join(sorted(twice))}")
+        schemas |= part
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     return {
