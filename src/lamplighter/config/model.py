@@ -340,6 +340,11 @@ class StaticPool(_Priced):
     kind: Literal["static"] = Field(description="An always-on OpenAI-compatible server.")
     url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
     key: SecretRef | None = Field(None, description="Reference to its API key: `env:NAME` or `file:PATH`.")
+    ca: str | None = Field(
+        None,
+        min_length=1,
+        description="For https: PEM file with an authority that its certificate may come from, beside those that the system trusts.",
+    )
     weight: Weight = Field(1.0, description="Its share of the requests when there are `servers` beside it.")
     servers: list[StaticServer] = Field(
         [],

@@ -31,7 +31,7 @@ class Upstream:
             raise ValueError(f"{endpoint.url!r} is not an http(s) URL")
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._ssl = _trust(endpoint) if parts.scheme == "https" else None
         prefix = parts.path.rstrip("/").encode()
         fields = [b"host: " + parts.netloc.encode(), b"user-agent: lamplighter", b"accept-encoding: identity"]
         if endpoint.key:
@@ -183,6 +183,17 @@ class Upstream:
         for connection in list(self.busy):
             connection.fail(Cause.LOST, "the gateway is stopping")
         self._pass_on()
+
+
+def _trust(endpoint: Endpoint) -> ssl.SSLContext:
+    """Whose certificates are taken. Raises ValueError when the endpoint's own file cannot be used."""
+    context = ssl.create_default_context()
+    if endpoint.ca is not None:
+        try:
+            context.load_verify_locations(endpoint.ca)
+        except OSError as error:  # ssl's own errors are among them
+            raise ValueError(f"the file of authorities {endpoint.ca} cannot be used: {error.strerror or error}") from error
+    return context
 
 
 def _reason(error: Exception) -> str:

@@ -50,9 +50,9 @@ def _handle(config: StaticPool, url: str) -> str:
 def endpoint(pool: str, config: StaticPool) -> Endpoint:
     """Made anew each time, so that a rotated secret counts at once. Raises ProviderError when its key cannot be had."""
     if config.key is None:
-        return Endpoint(config.url)
+        return Endpoint(config.url, ca=config.ca)
     try:
-        return Endpoint(config.url, resolve(config.key, where=f"pools.{pool}.key"))
+        return Endpoint(config.url, resolve(config.key, where=f"pools.{pool}.key"), config.ca)
     except ConfigError as error:
         raise ProviderError(
             f"The key of pool {pool!r} cannot be had: {error.message}.", next_step=error.next_step or "Correct pools.*.key."

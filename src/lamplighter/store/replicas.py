@@ -52,7 +52,7 @@ def _replica(row: Row[Any]) -> Replica:
         reason=parse_reason(row.reason),
         detail=row.detail,
         stage=row.stage,
-        endpoint=Endpoint(row.endpoint_url, row.endpoint_key) if row.endpoint_url else None,
+        endpoint=Endpoint(row.endpoint_url, row.endpoint_key, row.endpoint_ca) if row.endpoint_url else None,
         context=row.context,
         epoch=row.epoch,
         created_at=row.created_at,
@@ -158,7 +158,7 @@ async def describe(
     if stage is not None:
         values["stage"] = stage
     if endpoint is not None:
-        values.update(endpoint_url=endpoint.url, endpoint_key=endpoint.key)
+        values.update(endpoint_url=endpoint.url, endpoint_key=endpoint.key, endpoint_ca=endpoint.ca)
     if models is not None:
         values["models"] = list(models)
     if context is not None:

@@ -155,6 +155,7 @@ replicas = Table(
     Column("stage", String(32)),
     Column("endpoint_url", Text),
     Column("endpoint_key", Text),
+    Column("endpoint_ca", Text),
     Column("context", Integer),
     Column("capabilities", JSON),  # what its engine told that its one model can be asked for; null when it does not tell
     Column("epoch", Integer, nullable=False),  # counts state changes: an acknowledgement names the one it means

@@ -11,6 +11,7 @@ def upgrade() -> None:
     """From the first schema."""
     _accounts()
     op.add_column("generations", sa.Column("cancel_asked_at", sa.Float(), nullable=True))
+    op.add_column("replicas", sa.Column("endpoint_ca", sa.Text(), nullable=True))
     op.add_column("replicas", sa.Column("capabilities", sa.JSON(), nullable=True))
     _keys_and_spend()
 
