@@ -5,7 +5,7 @@ and reservations are counted where something limits them.
 """
 
 import datetime as dt
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from lamplighter.core.clock import Clock
 
@@ -59,23 +59,52 @@ class Used(NamedTuple):
     month_money: int = 0
 
 
-class Reading(NamedTuple):
-    """An account at one moment. `requests`, `tokens`: how full the minute's buckets are; `reserved_*`: held by requests under way."""
+class Counts(Protocol):
+    """What a decision looks at. `requests`, `tokens`: how full the minute's buckets are; `reserved_*`: held by requests under way."""
 
-    requests: float
-    tokens: float
-    parallel: int
-    reserved_tokens: int
-    reserved_money: int
-    used: Used
+    @property
+    def requests(self) -> float: ...
+    @property
+    def tokens(self) -> float: ...
+    @property
+    def parallel(self) -> int: ...
+    @property
+    def reserved_tokens(self) -> int: ...
+    @property
+    def reserved_money(self) -> int: ...
+    @property
+    def day_tokens(self) -> int: ...
+    @property
+    def month_tokens(self) -> int: ...
+    @property
+    def day_money(self) -> int: ...
+    @property
+    def month_money(self) -> int: ...
+
+
+class Reading(NamedTuple):
+    """Counts that were read elsewhere, at one moment."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    parallel: int = 0
+    reserved_tokens: int = 0
+    reserved_money: int = 0
+    day_tokens: int = 0
+    month_tokens: int = 0
+    day_money: int = 0
+    month_money: int = 0
 
 
 class Account:
-    """One subject's counts. Buckets hold what was asked and drain evenly within a minute; reservations are held until they are settled."""
+    """One subject's counts. Buckets hold what was asked and drain evenly within a minute; reservations are held until they are settled.
+
+    Itself `Counts`, true after `drain` and `turn`: a decision reads it without a copy.
+    """
 
     __slots__ = (
-        "_at", "_day", "_month", "_requests", "_tokens", "day_money", "day_tokens", "month_money", "month_tokens", "name", "parallel",
-        "reserved_money", "reserved_tokens",
+        "_at", "_day", "_month", "day_money", "day_tokens", "month_money", "month_tokens", "name", "parallel", "requests", "reserved_money",
+        "reserved_tokens", "tokens",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -84,23 +113,25 @@ class Account:
         self.reserved_tokens = 0
         self.reserved_money = 0
         self.day_tokens = self.month_tokens = self.day_money = self.month_money = 0
-        self._requests = 0.0
-        self._tokens = 0.0
+        self.requests = 0.0
+        self.tokens = 0.0
         self._at = 0.0
         self._day = self._month = ""
 
-    def read(self, now: float, calendar: Calendar, rpm: int, tpm: int) -> Reading:
-        """Its state. `now`: monotonic seconds; `rpm`, `tpm`: how fast the buckets drain (a minute's worth; 0: they do not matter)."""
-        self.drain(now, rpm, tpm)
+    def used(self, calendar: Calendar) -> Used:
+        """What was used up in the current day and month."""
         self.turn(calendar)
-        used = Used(self.day_tokens, self.month_tokens, self.day_money, self.month_money)
-        return Reading(self._requests, self._tokens, self.parallel, self.reserved_tokens, self.reserved_money, used)
+        return Used(self.day_tokens, self.month_tokens, self.day_money, self.month_money)
 
     def drain(self, now: float, rpm: int, tpm: int) -> None:
-        """Let time pass for the buckets."""
+        """Let time pass for the buckets, up to `now` (monotonic seconds). `rpm`, `tpm`: a minute's worth; 0: that bucket does not matter."""
         passed, self._at = (now - self._at) / 60.0, now
-        self._requests = max(0.0, self._requests - passed * rpm) if rpm else 0.0
-        self._tokens = max(0.0, self._tokens - passed * tpm) if tpm else 0.0
+        if self.requests:
+            rest = self.requests - passed * rpm if rpm else 0.0
+            self.requests = rest if rest > 0.0 else 0.0
+        if self.tokens:
+            rest = self.tokens - passed * tpm if tpm else 0.0
+            self.tokens = rest if rest > 0.0 else 0.0
 
     def turn(self, calendar: Calendar) -> None:
         """Begin a new day, or a new month, when it is one. What is reserved stays reserved."""
@@ -113,15 +144,15 @@ class Account:
 
     def take(self, demand: Demand, need: int) -> None:
         """A request begins. `need`: tokens for the minute's bucket."""
-        self._requests += 1.0
-        self._tokens += need
+        self.requests += 1.0
+        self.tokens += need
         self.parallel += 1
         self.reserved_tokens += demand.tokens
         self.reserved_money += demand.money
 
     def settle(self, demand: Demand, need: int, tokens: int) -> None:
         """It is over: what it reserved is free, what it used in truth stays in the bucket."""
-        self._tokens = max(0.0, self._tokens + tokens - need)
+        self.tokens = max(0.0, self.tokens + tokens - need)
         self.parallel -= 1
         self.reserved_tokens -= demand.tokens
         self.reserved_money -= demand.money

@@ -6,7 +6,7 @@ is gone this gateway goes on by itself: its share of what can be divided, and da
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -19,7 +19,7 @@ from lamplighter.core.errors import RequestError, StoreError
 from lamplighter.core.ids import new_id
 from lamplighter.gateway.admission.base import Grant
 from lamplighter.gateway.admission.bodies import Bodies
-from lamplighter.gateway.admission.counters import Account, Calendar, Demand, Reading, Used
+from lamplighter.gateway.admission.counters import Account, Calendar, Counts, Demand, Reading, Used
 from lamplighter.gateway.admission.plans import Plan, Plans
 from lamplighter.gateway.admission.rules import Refused, Rules
 from lamplighter.gateway.admission.shared import LEASE, Gone, Held, Missing, Shared
@@ -145,10 +145,8 @@ class Gate:
 
     def used(self, subject: str) -> Used:
         """What a subject (`spending.of_key`, ...) used up today and this month."""
-        account = self.spending.account(subject)
         self._calendar.look()
-        account.turn(self._calendar)
-        return Used(account.day_tokens, account.month_tokens, account.day_money, account.month_money)
+        return self.spending.account(subject).used(self._calendar)
 
     # -- requests
 
@@ -176,13 +174,17 @@ class Gate:
         except BaseException:  # the client left
             self._finish(held, 0, 0)
             raise
-        rules = [rules for _, rules in plan.limited]
+        now = self._clock.monotonic()
         for (account, rule), reading in zip(plan.limited, readings, strict=True):
             self._learn(account, rule, reading)
+            account.drain(
+                now, rule.requests, rule.tokens
+            )  # these buckets are asked only when Redis is gone, but then they must be true
         if not admitted:
-            raise self._refusal(plan, rules, readings, demand)
+            raise self._refusal(plan, plan.rules, readings, demand)
         self._active[id(plan)] = plan
-        return self._granted(held, rules, readings)
+        self._take(held)
+        return _Granted(self, held, left(plan.rules, readings, demand))
 
     async def _ask(self, shared: Shared, held: Held) -> tuple[bool, list[Reading]]:
         for _ in range(_SEEDINGS):
@@ -195,8 +197,9 @@ class Gate:
     def _learn(self, account: Account, rules: Rules, reading: Reading) -> None:
         """Redis knows better what was used in the windows that it keeps."""
         own = (account.day_tokens, account.month_tokens, account.day_money, account.month_money)
-        known = zip(rules.limits_of_windows, own, reading.used, strict=True)
-        account.know(self._calendar, Used(*(mine if limit is None else theirs for limit, mine, theirs in known)))
+        theirs = (reading.day_tokens, reading.month_tokens, reading.day_money, reading.month_money)
+        known = zip(rules.limits_of_windows, own, theirs, strict=True)
+        account.know(self._calendar, Used(*(mine if limit is None else better for limit, mine, better in known)))
 
     def _check(self, identity: Identity, request: InferenceRequest, model: str) -> Plan:
         if not identity.inference:
@@ -226,47 +229,44 @@ class Gate:
         if not plan.limited:
             self.outstanding += 1
             return _Unlimited(self, plan)
-        rules = [rules for _, rules in plan.limited]
+        accounts, rules = plan.subjects, plan.rules
         if self._shared is not None and self._gateways > 1:
             rules = [_share(rule, self._gateways) for rule in rules]
         now = self._clock.monotonic()
         self._calendar.look()
-        readings = [
-            account.read(now, self._calendar, rule.requests, rule.tokens)
-            for (account, _), rule in zip(plan.limited, rules, strict=True)
-        ]
-        for rule, reading in zip(rules, readings, strict=True):
-            if rule.judge(reading, demand) is not None:
+        for account, rule in zip(accounts, rules, strict=True):
+            account.drain(now, rule.requests, rule.tokens)
+            account.turn(self._calendar)
+        for account, rule in zip(accounts, rules, strict=True):
+            if rule.judge(account, demand) is not None:
                 if held is not None:
                     self._finish(held, 0, 0)
-                raise self._refusal(plan, rules, readings, demand)
+                raise self._refusal(plan, rules, accounts, demand)
+        held = held or self._hold(plan, demand)
         if self._shared is not None:
             self._active[id(plan)] = plan
-        return self._granted(held or self._hold(plan, demand), rules, readings)
+        self._take(held)
+        return _Granted(self, held, left(rules, accounts))
 
-    def _granted(self, held: Held, rules: list[Rules], readings: list[Reading]) -> "_Granted":
+    def _take(self, held: Held) -> None:
         """It is admitted: count it here, whoever decided."""
         self.outstanding += 1
         if self._shared is not None:
             self._held[held.id] = held
-            if self._up:  # these buckets are not asked now, but they will be when Redis goes
-                now = self._clock.monotonic()
-                for account, rule in held.plan.limited:
-                    account.drain(now, rule.requests, rule.tokens)
+        demand = held.demand
         for account, rule in held.plan.limited:
-            account.take(held.demand, rule.need(held.demand))
-        return _Granted(self, held, left(rules, readings, held.demand))
+            account.take(demand, rule.need(demand))
 
-    def _refusal(self, plan: Plan, rules: list[Rules], readings: list[Reading], demand: Demand) -> RequestError:
+    def _refusal(self, plan: Plan, rules: Sequence[Rules], counts: Sequence[Counts], demand: Demand) -> RequestError:
         now = self._clock.time()
-        found = ((words, rule.judge(reading, demand)) for words, rule, reading in zip(plan.words, rules, readings, strict=True))
+        found = ((words, rule.judge(one, demand)) for words, rule, one in zip(plan.words, rules, counts, strict=True))
         whose, refused = next(
             ((words, refused) for words, refused in found if refused is not None),
             (plan.words[0], Refused("requests_per_minute", rules[0].requests, 1.0)),  # Redis and we round differently
         )
         ends = self._calendar.day_ends if refused.limit.endswith("day") else self._calendar.month_ends
         error = limit_reached(
-            refused, whose, now=now, window_ends=ends, currency=self.plans.currency, headers=left(rules, readings, None)
+            refused, whose, now=now, window_ends=ends, currency=self.plans.currency, headers=left(rules, counts)
         )
         return self._refuse(refused.limit, plan.model, error)
 
@@ -379,11 +379,7 @@ class Gate:
         await shared.seed(plan, self._used(plan))
 
     def _used(self, plan: Plan) -> dict[str, Used]:
-        found = {}
-        for account, _ in plan.limited:
-            account.turn(self._calendar)
-            found[account.name] = Used(account.day_tokens, account.month_tokens, account.day_money, account.month_money)
-        return found
+        return {account.name: account.used(self._calendar) for account in plan.subjects}
 
     async def _reload(self) -> None:
         """Read the store's sums; those who come while it is being read share the next reading."""

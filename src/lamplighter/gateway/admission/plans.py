@@ -25,11 +25,13 @@ _ONE_PROMPT = frozenset({"chat", "responses", "messages", "completions"})
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """For one key and one model. `limited`: the accounts that have rules, with them; `words`: their subjects for people."""
+    """For one key and one model. `subjects`: the accounts that have `rules`, `limited`: both together, `words`: them for people."""
 
     key: str
     model: str
     accounts: tuple[Account, Account, Account]
+    subjects: tuple[Account, ...]
+    rules: tuple[Rules, ...]
     limited: tuple[tuple[Account, Rules], ...]
     words: tuple[str, ...]
     tariff: Tariff
@@ -95,6 +97,8 @@ class Plans:
             key=key,
             model=model,
             accounts=accounts,
+            subjects=tuple(accounts[index] for index in limited),
+            rules=tuple(rules[index] for index in limited),
             limited=tuple((accounts[index], rules[index]) for index in limited),
             words=tuple(words[index] for index in limited),
             tariff=tariff_of(self._config, config) if config is not None else Tariff(),

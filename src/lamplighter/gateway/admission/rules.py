@@ -12,7 +12,7 @@ import structlog
 from lamplighter.config.admission import Limits
 from lamplighter.core.units import Money
 from lamplighter.costs import nanos_of
-from lamplighter.gateway.admission.counters import Demand, Reading
+from lamplighter.gateway.admission.counters import Counts, Demand
 
 _log = structlog.get_logger(__name__)
 _HAIR = 1e-9
@@ -78,30 +78,30 @@ class Rules:
             month_money=self.month_money,
         )
 
-    def judge(self, reading: Reading, demand: Demand) -> Refused | None:
+    def judge(self, counts: Counts, demand: Demand) -> Refused | None:
         """Whether a request may not go on, and why.
 
         Days and months: a request must fit its upper bound into what is neither used nor reserved. One that does not fit may still go
         alone: while something is left and nothing else is reserved. So a budget is passed by one request at the most, and is usable to
         its end.
         """
-        if self.requests and (over := reading.requests + 1 - self.requests) > _HAIR:
+        if self.requests and (over := counts.requests + 1 - self.requests) > _HAIR:
             return Refused("requests_per_minute", self.requests, over * 60 / self.requests)
-        if self.tokens and (over := reading.tokens + self.need(demand) - self.tokens) > _HAIR:
+        if self.tokens and (over := counts.tokens + self.need(demand) - self.tokens) > _HAIR:
             return Refused("tokens_per_minute", self.tokens, over * 60 / self.tokens)
-        if self.parallel and reading.parallel >= self.parallel:
+        if self.parallel and counts.parallel >= self.parallel:
             return Refused("parallel", self.parallel, 1.0)
-        used, reserved = reading.used, reading.reserved_tokens
-        if self.day_tokens and (no := _window(used.day_tokens, reserved, demand.tokens, self.day_tokens)) is not None:
+        reserved = counts.reserved_tokens
+        if self.day_tokens and (no := _window(counts.day_tokens, reserved, demand.tokens, self.day_tokens)) is not None:
             return Refused("tokens_per_day", self.day_tokens, *no)
-        if self.month_tokens and (no := _window(used.month_tokens, reserved, demand.tokens, self.month_tokens)) is not None:
+        if self.month_tokens and (no := _window(counts.month_tokens, reserved, demand.tokens, self.month_tokens)) is not None:
             return Refused("tokens_per_month", self.month_tokens, *no)
-        reserved = reading.reserved_money
-        if self.day_money is not None and (no := _window(used.day_money, reserved, demand.money, self.day_money)) is not None:
+        reserved = counts.reserved_money
+        if self.day_money is not None and (no := _window(counts.day_money, reserved, demand.money, self.day_money)) is not None:
             return Refused("budget_per_day", self.day_money, *no)
         if (
             self.month_money is not None
-            and (no := _window(used.month_money, reserved, demand.money, self.month_money)) is not None
+            and (no := _window(counts.month_money, reserved, demand.money, self.month_money)) is not None
         ):
             return Refused("budget_per_month", self.month_money, *no)
         return None

@@ -191,4 +191,4 @@ def _reading(subject: Mapping[str, Any], row: Sequence[bytes]) -> Reading:
     used = [0, 0, 0, 0]
     for window, value in zip(subject["windows"], row[5:], strict=True):
         used[window["at"]] = int(value)
-    return Reading(float(row[0]), float(row[1]), int(row[2]), int(row[3]), int(row[4]), Used(*used))
+    return Reading(float(row[0]), float(row[1]), int(row[2]), int(row[3]), int(row[4]), *used)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lamplighter.core.errors import RequestError
 from lamplighter.costs import amount_of
-from lamplighter.gateway.admission.counters import Demand, Reading
+from lamplighter.gateway.admission.counters import Counts, Demand
 from lamplighter.gateway.admission.rules import Refused, Rules, whole_seconds
 from lamplighter.gateway.wire import Headers
 
@@ -79,29 +79,35 @@ def limit_reached(
     )
 
 
-def left(rules: Sequence[Rules], readings: Sequence[Reading], taken: Demand | None) -> Headers:
-    """`x-ratelimit-*`: of each kind the limit of which the least is left. `taken`: a request that the readings do not know of yet."""
+def left(rules: Sequence[Rules], counts: Sequence[Counts], taken: Demand | None = None) -> Headers:
+    """`x-ratelimit-*`: of each kind the limit of which the least is left. `taken`: a request that the counts do not know of yet."""
+    tightest: tuple[float, int, float] | None = None
+    scarcest: tuple[float, int, float] | None = None
+    for rule, one in zip(rules, counts, strict=True):
+        if rule.requests:
+            full = one.requests if taken is None else one.requests + 1
+            if tightest is None or rule.requests - full < tightest[0]:
+                tightest = rule.requests - full, rule.requests, full
+        if rule.tokens:
+            full = one.tokens if taken is None else one.tokens + rule.need(taken)
+            if scarcest is None or rule.tokens - full < scarcest[0]:
+                scarcest = rule.tokens - full, rule.tokens, full
     headers: Headers = []
-    for kind in (b"requests", b"tokens"):
-        rest, limit, fill = 0.0, 0, 0.0
-        for rule, reading in zip(rules, readings, strict=True):
-            if kind == b"requests":
-                most, full = rule.requests, reading.requests + (taken is not None)
-            else:
-                most, full = rule.tokens, reading.tokens + (rule.need(taken) if taken is not None else 0)
-            if most and (not limit or most - full < rest):
-                rest, limit, fill = most - full, most, full
-        if limit:
-            headers += _headers(kind, rest, limit, fill)
+    if tightest is not None:
+        rest, limit, full = tightest
+        headers = [
+            (b"x-ratelimit-limit-requests", b"%d" % limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % max(0, int(rest + 1e-6))),
+            (b"x-ratelimit-reset-requests", _span(full * 60 / limit).encode()),
+        ]
+    if scarcest is not None:
+        rest, limit, full = scarcest
+        headers += [
+            (b"x-ratelimit-limit-tokens", b"%d" % limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, int(rest + 1e-6))),
+            (b"x-ratelimit-reset-tokens", _span(full * 60 / limit).encode()),
+        ]
     return headers
-
-
-def _headers(kind: bytes, rest: float, limit: int, fill: float) -> Headers:
-    return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, int(rest + 1e-6))),
-        (b"x-ratelimit-reset-" + kind, _span(max(0.0, fill) * 60 / limit).encode()),
-    ]
 
 
 def _span(seconds: float) -> str:

@@ -77,7 +77,8 @@ def test_a_budget_is_passed_by_one_request_at_the_most(limit: int, requests: lis
     largest = 0
     for bound, used, at_once in requests:
         demand = Demand(0, 0, 0, bound)
-        if rules.judge(account.read(0.0, calendar, 0, 0), demand) is None:
+        account.turn(calendar)
+        if rules.judge(account, demand) is None:
             account.take(demand, 0)
             running.append((demand, min(used, bound)))
             largest = max(largest, bound)
@@ -96,19 +97,18 @@ def test_a_budget_is_passed_by_one_request_at_the_most(limit: int, requests: lis
 )
 def test_no_minute_sees_more_than_a_burst_and_a_minutes_worth(limit: int, gaps: list[float]) -> None:
     """If this fails, a limit of requests a minute is none."""
-    calendar = Calendar(VirtualClock())
-    calendar.look()
     rules, account, now, passed = Rules(requests=limit), Account("key:x"), 0.0, list[float]()
     demand = Demand(0, 0, 0, 0)
     for gap in gaps:
         now += gap
-        if rules.judge(account.read(now, calendar, limit, 0), demand) is None:
+        account.drain(now, limit, 0)
+        if rules.judge(account, demand) is None:
             account.take(demand, 0)
             passed.append(now)
     for begin in passed:
         within = sum(begin <= at < begin + 60 for at in passed)
         assert within <= 2 * limit
-    assert account.read(now, calendar, limit, 0).requests <= limit + 1e-6
+    assert account.requests <= limit + 1e-6
 
 
 def test_a_share_is_never_nothing() -> None:

@@ -40,6 +40,7 @@ class Engine:
     def __init__(self) -> None:
         self.asked = 0
         self.open = asyncio.Event()
+        self.reached = asyncio.Event()
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,6 +49,7 @@ class Engine:
                 length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
                 await reader.readexactly(length)
                 self.asked += 1
+                self.reached.set()
                 await self.open.wait()
                 writer.write(b"HTTP/1.1 400 Bad\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
         writer.close()
@@ -84,8 +86,7 @@ async def test_eight_at_once_on_a_budget_for_one_reach_the_engine_once(path: str
             asking_left = [task for task in asking if task not in done]
             assert asking_left, [task.result().text for task in done]
             await asyncio.sleep(0.01)
-        while not engine.asked:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(engine.reached.wait(), 10)
         assert [task.result().status_code for task in done] == [429] * 7
         for task in done:
             answer = task.result()

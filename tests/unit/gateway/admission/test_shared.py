@@ -14,7 +14,7 @@ from lamplighter.config import Config
 from lamplighter.core.clock import SystemClock
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway.admission import gate as gate_module
-from lamplighter.gateway.admission.counters import Demand, Reading, Used
+from lamplighter.gateway.admission.counters import Demand, Used
 from lamplighter.gateway.admission.gate import Gate
 from lamplighter.gateway.admission.plans import Plan
 from lamplighter.gateway.admission.rules import Rules
@@ -286,7 +286,8 @@ def plan_of(shared_name: str, rules: Rules) -> Plan:
 
     account = Account(shared_name)
     return Plan(
-        key="k", model="m", accounts=(account, account, account), limited=((account, rules),), words=("It",), tariff=Tariff(),
+        key="k", model="m", accounts=(account, account, account), subjects=(account,), rules=(rules,),
+        limited=((account, rules),), words=("It",), tariff=Tariff(),
         context=1, reserve_seconds=1.0, own=None, config=None, windows=True, reckoned=True,
     )  # fmt: skip
 
@@ -327,10 +328,11 @@ async def test_redis_and_memory_decide_alike(redis_url: str) -> None:
                 verdict = rules.judge(reading, demand)
                 assert admitted is (verdict is None), (rules, reading, demand, verdict)
                 agreed[admitted] += 1
-                expected = Reading(
-                    reading.requests, reading.tokens, len(running), sum(one.demand.tokens for one in running),
-                    sum(one.demand.money for one in running), reading.used,
-                )  # fmt: skip
+                expected = reading._replace(
+                    parallel=len(running),
+                    reserved_tokens=sum(one.demand.tokens for one in running),
+                    reserved_money=sum(one.demand.money for one in running),
+                )
                 assert reading == expected
                 if admitted:
                     running.append(held)
