@@ -51,6 +51,14 @@ class Announcer:
 
             webbrowser.open(said.login)
 
+    def keeping(self, url: str) -> None:
+        """Say that a keeper on its own runs, and where it shows how it is."""
+        with _whatever_becomes_of_the_terminal():
+            if self._json:
+                self._line("keeping", url=url)
+            else:
+                print(f"Keeping the pools. How this keeper is: {url}/ready and {url}/metrics; clients ask a gateway.", flush=True)
+
     def note(self, text: str, **fields: Any) -> None:
         """One more sentence."""
         with _whatever_becomes_of_the_terminal():

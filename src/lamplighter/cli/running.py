@@ -63,7 +63,7 @@ async def _serve(plan: Plan, listener: socket.socket | None, admin: socket.socke
                     plan.folder.write_server(_server_info(listener, admin, certificate, part))
                     announcer.started(said, open_browser=plan.open_browser)
                 elif part.parent is None and listener is not None:
-                    announcer.note("keeping", url=local_url(listener))
+                    announcer.keeping(local_url(listener))
                 if part.ready is not None:
                     os.write(part.ready, b"r")
                 fetching = [_fetching(plan, announcer, stop)] if part.role.keeps else []

@@ -85,3 +85,26 @@ async def test_no_cross_origin_access_is_granted() -> None:
         for method in ("OPTIONS", "GET"):
             answer = await rig.client.request(method, "/v1/models", headers={"origin": "https://evil.example"})
             assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_a_store_that_is_away_does_not_send_traffic_away_from_what_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All gateways lose the database together: a load balancer would make an outage of every model out of a restart of PostgreSQL."""
+    async with FakeEngine() as engine, running() as rig:
+        await rig.ready(engine.url)
+        view = rig.gateway.services.view
+        await view.stop()
+        monkeypatch.setattr(view, "_read_at", rig.clock.monotonic() - STALE_AFTER - 1)
+        answer = await rig.client.get("/ready")
+        assert (answer.status_code, "store" in answer.json()["degraded"]) == (200, True)
+        assert (await rig.chat()).status_code == 200
+
+
+async def test_before_the_drain_requests_are_still_taken() -> None:
+    """A load balancer needs a moment to notice: what it sends meanwhile would fail."""
+    async with FakeEngine() as engine, running() as rig:
+        await rig.ready(engine.url)
+        rig.gateway.leave()
+        assert (await rig.client.get("/ready")).status_code == 503
+        assert (await rig.chat()).status_code == 200
+        await rig.gateway.drain(1)
+        assert (await rig.chat()).status_code == 503
