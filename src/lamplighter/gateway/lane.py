@@ -324,6 +324,8 @@ class Lane:
             breaker.abandoned(now)
             if breaker.state is State.HALF_OPEN:
                 target.blocked_until = breaker.retry_at
+                for lane in target.lanes:
+                    lane.pump()
             return
         if breaker.failed(outcome, now):
             report = breaker.report(now, self._clock.time())

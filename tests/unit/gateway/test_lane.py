@@ -530,8 +530,13 @@ async def test_two_models_share_the_circuit_of_one_server(clock: VirtualClock) -
     task = waiting(second, clock)
     await clock.settle()
     assert not task.done()
-    first.release(trial, Outcome.OK)
-    assert await task is one
+    first.release(trial, Outcome.CANCELLED)
+    assert await task is one, "the client left: the next one tries, of whichever model"
+    again = waiting(first, clock)
+    await clock.settle()
+    assert not again.done()
+    second.release(one, Outcome.OK)
+    assert await again is one
 
 
 async def test_shares_are_kept_with_random_choices(clock: VirtualClock) -> None:

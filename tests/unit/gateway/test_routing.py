@@ -79,6 +79,24 @@ async def test_a_chain_is_followed_to_the_one_that_can(stream: bool) -> None:
         await rig.until_idle()
 
 
+async def test_a_stream_that_was_held_is_told_who_answers_in_the_end() -> None:
+    """Its headers left while the first model was still to wake: they name the wrong one, and nothing would correct them."""
+    config = config_of(models=CHAIN, pools=TWO, gateway={"early_headers": "20ms"})
+    async with FakeEngine(model="small") as engine, running(config) as rig:
+        await rig.fail_wake(await rig.wake("middle", pool="two"), WakeFailure.BAD_IMAGE)
+        await rig.ready(engine.url, "small", pool="two")
+        wake = await rig.wake("big", pool="one")
+        asking = asyncio.create_task(rig.chat("big", stream=True))
+        await asyncio.sleep(0.2)
+        await rig.fail_wake(wake, WakeFailure.BAD_IMAGE)
+        answer = await asking
+        assert answer.headers["lamplighter-model"] == "big"
+        assert ": lamplighter served-by=small\n" in answer.text
+        assert said(events(answer.text))
+        assert {event["model"] for event in events(answer.text) if isinstance(event, dict)} == {"small"}
+        await rig.until_idle()
+
+
 async def test_when_none_can_the_error_is_that_of_the_model_that_was_asked_for() -> None:
     """A person would read of models that they never asked for, and not why their own does not answer."""
     async with running(config_of(models=CHAIN, pools=TWO)) as rig:

@@ -389,6 +389,8 @@ class Exchange(Wire):
         upstream = self._upstream = call.connection
         if upstream is not None and self._connection.paused:
             upstream.pause()
+        if self.started and call.stood_in_for is not None:  # the headers that would say it left before anybody knew
+            self._beat(f"lamplighter served-by={call.lane.name}")
 
     def _start(self) -> None:
         record = self._record
