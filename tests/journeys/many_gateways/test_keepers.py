@@ -58,3 +58,18 @@ def test_a_frozen_leader_steps_down(cluster: Cluster) -> None:
     time.sleep(3)
     assert (cluster.term(), _leader(*keepers)) == (term, other)
     assert gateway.model("m")["state"] == "awake"
+
+
+def test_a_gateway_and_a_keeper_share_a_machine(cluster: Cluster) -> None:
+    """If this fails, the halves cannot be restarted one by one on the machine that most people have: the only one."""
+    keeper = cluster.keeper("shared")
+    gateway = cluster.gateway("shared")
+    cluster.awake(gateway)
+    second = cluster._new(KeeperServer, "shared", "--only", "keeper").start(ready=False)
+    assert second.process is not None
+    assert second.process.wait(60) == 4  # the folder has a keeper already
+    assert "already runs with the data folder" in gateway.text()
+    assert gateway.stop() == 0
+    assert keeper.leads()
+    gateway.start()
+    cluster.awake(gateway)
