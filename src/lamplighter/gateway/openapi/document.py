@@ -12,6 +12,7 @@ _CONTROL_ERRORS: dict[int, str] = {
     403: "Only for admins, or a request that another site may have made.",
     404: "There is no such thing.",
     405: "Another method.",
+    408: "The body did not arrive in time.",
     409: "It cannot be done as things are.",
     413: "The body is too large.",
     415: "The body is not `application/json`.",
@@ -215,7 +216,7 @@ def _control_statuses(method: str, path: str, operation: Json) -> set[int]:
     if method != "get":
         found |= {403, 507}
     if "requestBody" in operation:
-        found |= {400, 413, 415}
+        found |= {400, 408, 413, 415}
     if "parameters" in operation:
         found |= {400, 404}
     if path.startswith(_ADMINS):
