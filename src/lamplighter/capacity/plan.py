@@ -128,11 +128,13 @@ class Trough:
     """The least count needed all through a sliding window: what stabilises scaling up. A sample counts until the next one."""
 
     samples: tuple[tuple[float, int], ...] = ()
-    """(Unix seconds, needed), the needed strictly rising with time; the first also stands for all before it."""
+    """(Unix seconds, the least that was needed from then on), strictly rising with time; the first also stands for all before it."""
 
     def note(self, needed: int, now: float, span: float) -> "Trough":
         """With one more sample; those that no longer count, `span` seconds long, are forgotten."""
-        kept = (*(sample for sample in self.samples if sample[1] < needed), (now, needed))
+        smaller = tuple(sample for sample in self.samples if sample[1] < needed)
+        enough = self.samples[len(smaller) :]  # so much was needed since the first of these
+        kept = (*smaller, (enough[0][0] if enough else now, needed))
         while len(kept) > 1 and kept[1][0] <= now - span:
             kept = kept[1:]
         return Trough(kept)

@@ -112,7 +112,7 @@ _SIGNS: tuple[tuple[WakeFailure, str, str], ...] = (
     (
         WakeFailure.MODEL_NOT_FOUND,
         (
-            r"RepositoryNotFoundError|is not a valid model identifier|EntryNotFoundError|Repo id must|does not appear to have a file named"
+            r"RepositoryNotFoundError|is not a valid model identifier|\bEntryNotFoundError|Repo id must|does not appear to have a file named"
             r"|404 Client Error|RevisionNotFoundError|Cannot find any model weights"
         ),
         "There is no such model.",
