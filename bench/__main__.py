@@ -6,7 +6,6 @@ does other work look at CPU time.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -37,12 +36,10 @@ def main() -> int:
         ours = rig.own(stack, folder, "lamplighter", urls, mine)
         subjects = [direct, prototype, ours]
         suite.measure(subjects, size, on=others, progress=sys.stdout.isatty())
-        print(
-            f"Python {platform.python_version()}, {platform.machine()}, {len(set(mine + others)) or '?'} cores, {size.rounds} rounds (medians)"
-        )
+        print(suite.machine(size.rounds) + "\n")
         print(suite.table(subjects, base=prototype, ours=ours))
-        added = (ours.middle("single", "whole_p50") or 0.0) - (direct.middle("single", "whole_p50") or 0.0)
-        print(f"\np50 added at 1 parallel: {added:.3f} ms. Paced: {size.paced_parallel} parallel, 64 events each, 20 ms apart.")
+        print("\n" + suite.verdicts(subjects, ours))
+        print(f"\nPaced: {size.paced_parallel} parallel, 64 events each, 20 ms apart.")
         if arguments.json:
             figures = {
                 subject.name: {f"{kind}.{value}": subject.middle(kind, value) for _, kind, value, _, _ in suite.ROWS}

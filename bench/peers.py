@@ -7,7 +7,6 @@ its documentation says for one core: no logs beyond errors, no features that nee
 import argparse
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -138,9 +137,12 @@ def main() -> int:
     """Returns the exit status: 1 when any request failed."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run that shows that everything works")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured; the table shows medians")
     parser.add_argument("--only", nargs="+", choices=[peer.name for peer in PEERS], help="just these")
     arguments = parser.parse_args()
     size = suite.QUICK if arguments.quick else suite.Size()
+    if arguments.rounds:
+        size = suite.Size(**{**vars(size), "rounds": arguments.rounds})
     chosen = [peer for peer in PEERS if not arguments.only or peer.name in arguments.only]
     for peer in chosen:
         peer.install()
@@ -149,15 +151,17 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lamplighter-peers-")))
         urls = {pace: rig.engines(stack, folder, pace, others) for pace in suite.PACES}
         ours = rig.own(stack, folder, "lamplighter", urls, mine)
-        subjects = [rig.own(stack, folder, "prototype", urls, mine), ours]
+        at_once, paced_engine = (int(urls[pace][0].rsplit(":", 1)[1]) for pace in suite.PACES)
+        direct = rig.Subject("engine", at_once, paced_engine)
+        subjects = [direct, rig.own(stack, folder, "prototype", urls, mine), ours]
         for peer in chosen:
             (pid, port), (paced_pid, paced) = (_start(stack, peer, pace, urls[pace], folder, mine) for pace in suite.PACES)
             subjects.append(rig.Subject(peer.name, port, paced, _KEY, gateway.MODEL, pid, paced_pid))
         suite.measure(subjects, size, on=others, progress=sys.stdout.isatty())
-        print(
-            f"Python {platform.python_version()}, {platform.machine()}, {len(set(mine + others)) or '?'} cores, {size.rounds} rounds (medians)"
-        )
+        print(f"{suite.machine(size.rounds)}; {', '.join(peer.requirement for peer in chosen)}\n")
         print(suite.table(subjects))
+        print("\n" + suite.verdicts(subjects, ours))
+        print(f"\nPaced: {size.paced_parallel} parallel, 64 events each, 20 ms apart.")
         return 1 if any(subject.errors for subject in subjects) else 0
 
 

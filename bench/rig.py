@@ -148,7 +148,9 @@ def own(stack: ExitStack, folder: Path, name: str, urls: Mapping[str, Sequence[s
         else:
             data = folder / f"data-{pace}"
             data.mkdir()
-            command = [sys.executable, "-m", "bench.gateway", "--data", str(data), *engines_at]
+            command = [sys.executable, "-m", "bench.gateway", "--data", str(data)]
+            subprocess.run([*command, "--prepare"], check=True)
+            command += engines_at
         started.append(stack.enter_context(process(command, on=on, log=folder / f"{name}-{pace}.log")))
     (pid_at_once, at_once), (pid_paced, paced) = started
     return Subject(name, at_once, paced, gateway.KEY, gateway.MODEL, pid_at_once, pid_paced)

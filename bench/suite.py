@@ -1,7 +1,10 @@
 """The measurements, and their table. One method for everything that is compared, in turns, so that a noisy machine is noisy for all."""
 
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.rig import Subject, run
 
@@ -89,3 +92,58 @@ def table(subjects: Sequence[Subject], *, base: Subject | None = None, ours: Sub
     return "\n".join(
         ["| " + rows[0] + " |", "|" + "|".join("-" * (width + 2) for width in widths) + "|", *(f"| {row} |" for row in rows[1:])]
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of this gateway: a figure, worth so much against that of a peer (None: an absolute bound)."""
+
+    label: str
+    kind: str
+    value: str
+    against: str | None
+    bound: float
+    more_is_better: bool = True
+
+
+ASKED = (
+    Asked("whole answers/s", "whole", "per_second", "vllm-router", 1.0),
+    Asked("whole answers/s", "whole", "per_second", "litellm", 80.0),
+    Asked("streams/s", "streams", "per_second", "vllm-router", 4.0),
+    Asked("paced events/s", "paced", "events_per_second", "smg", 1.0),
+    Asked("paced TTFT p99", "paced", "first_p99", "smg", 1.0, more_is_better=False),
+    Asked("p50 ms added at 1 parallel", "single", "whole_p50", "engine", 0.5, more_is_better=False),
+    Asked("memory MB with the paced streams", "paced", "memory", None, 120.0, more_is_better=False),
+)
+
+
+def verdicts(subjects: Sequence[Subject], ours: Subject) -> str:
+    """What is asked, and what was measured, for every peer that took part."""
+    by_name = {subject.name: subject for subject in subjects}
+    lines = ["| asked | measured |    |", "|---|---|---|"]
+    for asked in ASKED:
+        mine = ours.middle(asked.kind, asked.value)
+        peer = by_name.get(asked.against) if asked.against is not None else None
+        other = peer.middle(asked.kind, asked.value) if peer is not None else None
+        if mine is None or (asked.against is not None and not other):
+            continue
+        if asked.against == "engine" or other is None:
+            found = mine - (other or 0.0)
+            text, shown = f"{asked.label} <= {asked.bound:g}", f"{found:.3g}"
+        else:
+            found = mine / other
+            sign = ">=" if asked.more_is_better else "<="
+            text, shown = f"{asked.label} {sign} {asked.bound:g} x {asked.against}", f"{found:.2f} x"
+        met = found >= asked.bound if asked.more_is_better else found <= asked.bound
+        lines.append(f"| {text} | {shown} | {'met' if met else 'not met'} |")
+    return "\n".join(lines)
+
+
+def machine(rounds: int) -> str:
+    """Where this was measured."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.machine(),
+    ) if Path("/proc/cpuinfo").exists() else platform.machine()  # fmt: skip
+    count = os.cpu_count() or "?"
+    return f"{model}, {count} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, medians of {rounds} rounds"
