@@ -49,17 +49,20 @@ def bound(route: str, fields: Fields) -> tuple[int, int | None]:
     names = _PROMPT.get(route)
     if names is None:
         return 0, 0
-    prompt = sum(_weight(raw) for name in names if (raw := given(fields, name)) is not None)
+    prompt = 0
+    for name in names:
+        if name in fields:
+            prompt += _weight(fields[name])
     if route == "rerank":  # the query is read again with each document
         prompt += _count(fields, "documents") * len(memoryview(fields["query"]))
     limits = _ANSWER.get(route)
     if limits is None:
         return prompt, 0
     prompt += TEMPLATE_TOKENS
-    limit = next((found for name in limits if (found := whole_number(fields, name)) is not None), None)
-    if limit is None:
-        return prompt, None
-    return prompt, limit * _answers(route, fields)
+    for name in limits:
+        if name in fields and (limit := whole_number(fields, name)) is not None:
+            return prompt, limit * _answers(route, fields)
+    return prompt, None
 
 
 def _answers(route: str, fields: Fields) -> int:
