@@ -17,6 +17,7 @@ from lamplighter.store.bus import LocalBus, Subscription, Topic
 from lamplighter.store.store import Store
 from lamplighter.store.tables import meta, metadata
 from lamplighter.testing.clock import VirtualClock
+from tests.unit.store.conftest import Open
 
 
 async def test_a_store_keeps_what_it_was_given(tmp_path: Path) -> None:
@@ -32,9 +33,9 @@ async def test_a_store_keeps_what_it_was_given(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-async def test_the_migrations_make_the_tables() -> None:
+async def test_the_migrations_make_the_tables(opened: Open) -> None:
     """If this fails, a new column exists in the code and not in anybody's database."""
-    store = await Store.open(None, VirtualClock())
+    store = await opened(VirtualClock())
 
     def differences(connection: Connection) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
@@ -87,9 +88,9 @@ async def test_the_driver_s_errors_become_ours(text: str, kind: type[StoreError]
     await store.close()
 
 
-async def test_a_transaction_is_whole_or_nothing() -> None:
+async def test_a_transaction_is_whole_or_nothing(opened: Open) -> None:
     """If this fails, half of a change survives an exception or a cancelled request."""
-    store = await Store.open(None, VirtualClock())
+    store = await opened(VirtualClock())
 
     async def names() -> set[str]:
         async with store.read() as connection:
@@ -122,9 +123,9 @@ async def test_a_transaction_is_whole_or_nothing() -> None:
     await store.close()
 
 
-async def test_writers_take_turns() -> None:
+async def test_writers_take_turns(opened: Open) -> None:
     """If this fails, two parts of the program that write at once make one of them fail."""
-    store = await Store.open(None, VirtualClock())
+    store = await opened(VirtualClock())
 
     async def one(number: int) -> None:
         async with store.write() as connection:
