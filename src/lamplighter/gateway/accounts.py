@@ -7,12 +7,15 @@ count of them: requests never wait for their accounts. Not responsible for what 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import StoreError
+from lamplighter.costs.prices import Tariff, tariff_of
+from lamplighter.costs.sums import micros
 from lamplighter.gateway.background import forever
 from lamplighter.gateway.metering import Record
 from lamplighter.gateway.sse import Usage
@@ -35,6 +38,26 @@ Price = Callable[[str, Usage, float], int | None]
 """What a request cost in millionths of the installation's currency, by model, tokens and seconds on an engine; None: no price is known."""
 
 _log = structlog.get_logger(__name__)
+
+
+class Prices:
+    """`Price` by the configuration: per token, per second on an engine, or both."""
+
+    def __init__(self, config: Config, models: Callable[[], Mapping[str, ModelConfig]]) -> None:
+        """`models`: those that are offered now, by name."""
+        self._config = config
+        self._models = models
+        self._tariffs: dict[str, tuple[ModelConfig, Tariff]] = {}
+
+    def __call__(self, model: str, tokens: Usage, seconds: float) -> int | None:
+        config = self._models().get(model)
+        if config is None:
+            return None
+        known = self._tariffs.get(model)
+        if known is None or known[0] is not config:
+            known = self._tariffs[model] = config, tariff_of(self._config, config)
+        tariff = known[1]
+        return None if tariff.free else micros(tariff.cost(tokens.prompt_tokens, tokens.completion_tokens, seconds))
 
 
 class Accounts:

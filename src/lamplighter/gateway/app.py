@@ -15,7 +15,7 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.ids import new_id
 from lamplighter.engines.base import Engine
-from lamplighter.gateway.accounts import Accounts
+from lamplighter.gateway.accounts import Accounts, Prices
 from lamplighter.gateway.admission.gate import Gate
 from lamplighter.gateway.auth import Keyring
 from lamplighter.gateway.connection import Limits
@@ -83,6 +83,7 @@ class Gateway:
         self._view.listen(self._lanes.apply)
         access = AccessLog(clock, format=config.log.format) if config.log.access else None
         self._accounts = Accounts(store, clock, self.metrics, gateway_id=gateway_id, keep=config.accounts.keep)
+        self._accounts.price = Prices(config, lambda: self._view.snapshot.models)
         self._meter = Meter(self.metrics, access, clock, self._accounts)
         self.admission = Gate(config, store, clock, self.metrics, model_of=self._model_of)
         self._dispatch = Dispatch(config, clock, self._lanes, self._meter, self.admission, store.bus)
