@@ -322,7 +322,7 @@ def _base_url(value: str) -> str:
     return value.rstrip("/").removesuffix("/v1")
 
 
-Weight = Annotated[float, Field(gt=0, le=1000, strict=False)]
+Weight = Annotated[float, Field(gt=0, le=1000)]
 
 
 class StaticServer(Section):

@@ -150,6 +150,9 @@ def _type(setting: Mapping[str, Any]) -> str:
         return f"`{setting['const']}`"
     if choices := setting.get("enum"):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if "$ref" in setting:  # one of a list of sections: its settings in a few words
+        parts = json_schema()["$defs"][setting["$ref"].rpartition("/")[2]]["properties"]
+        return f"`{{{', '.join(parts)}}}`"
     if setting["type"] == "array":
         return f"list of {_type(setting['items'])}"
     if setting["type"] == "object":
