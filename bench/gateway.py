@@ -8,6 +8,8 @@ request's way. The store was made by a process before (`--prepare`), as at every
 import argparse
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -64,8 +66,9 @@ async def prepare(data: Path) -> None:
     await store.close()
 
 
-async def serve(listener: socket.socket, data: Path, upstreams: list[str]) -> None:
-    """Serve until terminated."""
+@asynccontextmanager
+async def opened(data: Path, upstreams: list[str]) -> AsyncIterator[Gateway]:
+    """A started gateway over a prepared store, with a ready replica at each of `upstreams`."""
     logging.configure(format="json")
     clock = SystemClock()
     store = await Store.open(data / "store.db", clock)
@@ -83,10 +86,17 @@ async def serve(listener: socket.socket, data: Path, upstreams: list[str]) -> No
             await replicas.advance(store, replica.id, state, term=term)
     await gateway.services.view.refresh()
     settle()
-    server = uvicorn.Server(configure(gateway.asgi, timeout_graceful_shutdown=1))
-    print(listener.getsockname()[1], flush=True)
-    await server.serve(sockets=[listener])
+    yield gateway
+    await gateway.stop()
     await store.close()
+
+
+async def serve(listener: socket.socket, data: Path, upstreams: list[str]) -> None:
+    """Serve until terminated."""
+    async with opened(data, upstreams) as gateway:
+        server = uvicorn.Server(configure(gateway.asgi, timeout_graceful_shutdown=1))
+        print(listener.getsockname()[1], flush=True)
+        await server.serve(sockets=[listener])
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from lamplighter.gateway import server
+from lamplighter.gateway.inference.dialects.openai import OpenAIDialect
 from lamplighter.testing.engine import FakeEngine
 from tests.unit.gateway.harness import KEY, Rig, config_of, events, question, raw_post, running
 
@@ -211,4 +212,103 @@ async def test_many_at_once_all_get_their_own_answer() -> None:
         await rig.ready(engine.url)
         assert set(await _many(rig, 120)) == {200}
         assert engine.counters.peak <= 8
+        await rig.until_idle()
+
+
+async def test_pipelined_requests_of_all_kinds_are_answered_in_order() -> None:
+    """An answer of the control API, or a refusal, would overtake the answer of a model, and be taken for it."""
+    async with FakeEngine(tokens=5, tokens_per_second=50) as engine, running() as rig:
+        await rig.ready(engine.url)
+
+        def get(path: bytes, name: bytes) -> bytes:
+            return b"GET %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\nx-request-id: %b\r\n\r\n" % (
+                path,
+                KEY.encode(),
+                name,
+            )
+
+        sent = [
+            get(b"/v1/models", b"one"),
+            raw_post(BODY, extra=b"x-request-id: two\r\n"),
+            raw_post(b"{", extra=b"x-request-id: three\r\n"),
+            get(b"/v1/models/big", b"four"),
+            raw_post(json.dumps(question(stream=True)).encode(), extra=b"x-request-id: five\r\n"),
+            raw_post(BODY, key="lk-wrong", extra=b"x-request-id: six\r\n"),
+        ]
+        answer = await rig.raw(b"".join(sent), more=1.0)
+        places = [answer.index(b"x-request-id: " + name) for name in (b"one", b"two", b"three", b"four", b"five", b"six")]
+        assert places == sorted(places)
+        heads = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+        assert heads == [200, 200, 400, 200, 200, 401]
+        await rig.until_idle()
+
+
+async def test_very_many_pipelined_requests_are_just_answered() -> None:
+    """A client that pipelines without end would take the gateway down by its depth of calls."""
+    async with FakeEngine(tokens=3, tokens_per_second=30) as engine, running() as rig:
+        await rig.ready(engine.url)
+        wrong = raw_post(b"{}", key="lk-wrong")
+        answer = await rig.raw(raw_post(BODY) + wrong * 1200, more=2.0)
+        assert answer.count(b"HTTP/1.1 200") == 1
+        assert answer.count(b"HTTP/1.1 401") == 1200
+
+
+async def test_a_body_may_come_in_pieces() -> None:
+    """A slow uplink, or a proxy that cuts as it likes, would get no answer."""
+    async with FakeEngine(tokens=1) as engine, running() as rig:
+        await rig.ready(engine.url)
+        whole = raw_post(BODY)
+        chunked = raw_post(b"", extra=b"transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+        chunked += b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"
+        for request in (whole, chunked):
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            for at in range(0, len(request), 40):
+                writer.write(request[at : at + 40])
+                await asyncio.sleep(0)
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+            writer.close()
+        await rig.until_idle()
+
+
+async def test_an_unused_connection_is_closed_and_a_used_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets of clients that forgot us would pile up; or a slow answer would be cut off as if nobody used its connection."""
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.5)
+    async with FakeEngine(tokens=30, tokens_per_second=25) as engine, running() as rig:
+        await rig.ready(engine.url)
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        for _ in range(2):
+            writer.write(raw_post(BODY))
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+            await reader.readexactly(length)
+        assert await asyncio.wait_for(reader.read(), 3) == b""
+        writer.close()
+
+
+async def test_a_defect_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours would leave its client without an answer, and its place in the engine taken for ever."""
+    async with FakeEngine(tokens=3) as engine, running() as rig:
+        await rig.ready(engine.url)
+        for name in ("whole", "reader"):
+            with monkeypatch.context() as broken:
+                broken.setattr(OpenAIDialect, name, _fails)
+                answer = await rig.chat(stream=name == "reader")
+                assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert (await rig.chat()).status_code == 200
+        await rig.until_idle()
+
+
+def _fails(*_arguments: object) -> None:
+    raise ZeroDivisionError("a defect")
+
+
+async def test_no_request_takes_longer_than_the_deadline() -> None:
+    """A stream that never ends would hold its place for ever, one token at a time."""
+    config = config_of(gateway={"deadline": "700ms", "idle_stream_timeout": "1s"})
+    async with FakeEngine(tokens=100_000, tokens_per_second=50) as engine, running(config) as rig:
+        await rig.ready(engine.url)
+        answer = await rig.chat(stream=True, max_tokens=100_000)
+        assert "gateway.deadline" in events(answer.text)[-1]["error"]["message"]
+        whole = await rig.chat(max_tokens=100_000)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
         await rig.until_idle()
