@@ -64,6 +64,9 @@ def document(path: str, value: Any) -> dict[str, Any]:
     section, _, name = path.rpartition(".")
     if section == "models.*":
         return {"models": {"m": {**GOOD_MODEL, name: value}}, "pools": {"here": {"kind": "process"}}}
+    if section.startswith("models.*."):
+        part = section.removeprefix("models.*.")
+        return {"models": {"m": {**GOOD_MODEL, part: {name: value}}}, "pools": {"here": {"kind": "process"}}}
     if section.startswith("pools.*"):
         kind = section.partition("(")[2].rstrip(")")
         return {"models": {}, "pools": {"here": {**GOOD_POOL[kind], name: value}}}

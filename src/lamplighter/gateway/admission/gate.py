@@ -231,7 +231,7 @@ class Gate:
             return _Unlimited(self, plan)
         accounts, rules = plan.subjects, plan.rules
         if self._shared is not None and self._gateways > 1:
-            rules = [_share(rule, self._gateways) for rule in rules]
+            rules = tuple(_share(rule, self._gateways) for rule in rules)
         now = self._clock.monotonic()
         self._calendar.look()
         for account, rule in zip(accounts, rules, strict=True):
