@@ -143,3 +143,27 @@ async def test_the_engine_is_never_asked(allowed: bool) -> None:
             if not allowed:
                 assert answer.json()["error"]["code"] == "remote_url_refused"
         assert engine.counters.requests == (2 if allowed else 0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "file:/etc/passwd", "file:~/model.gguf", "http://10.0.0.1/x.gguf", "https://evil.example/x.gguf", "/etc/x.gguf", "../x.gguf",
+        "hf:http://evil/x", "hf:a/../../x:y.gguf", "hf:a/b:/etc/x.gguf", "hf:a/b:../../x.gguf", "hf:a/b?revision=x", "hf:@evil/x", "hf:a/b#x",
+    ],
+)  # fmt: skip
+async def test_models_added_through_the_api_name_no_place(source: str) -> None:
+    """An admin key would read any file of the machine, or make it fetch from anywhere."""
+    from lamplighter.core.errors import SourceError
+    from lamplighter.engines.sources.files import parse
+
+    async with running(config_of(pools={"cloud": {"kind": "fake"}, "here": {"kind": "process"}})) as rig:
+        answer = await rig.client.post("/api/models", json={"name": "x", "source": source})
+        for more in ({"url": "http://10.0.0.1"}, {"command": "sh"}, {"engine": "openai"}, {"arguments": ["-x"]}):
+            extra = await rig.client.post("/api/models", json={"name": "x", "source": "bundled", **more})
+            assert extra.status_code in {400, 422}
+    if source.startswith("hf:"):  # taken as a name, and refused when it is looked for
+        with pytest.raises(SourceError):
+            parse(source)
+    else:
+        assert answer.status_code in {400, 422}
