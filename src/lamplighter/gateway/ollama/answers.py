@@ -126,8 +126,8 @@ class _Reader:
 
     @property
     def finished(self) -> bool:
-        """Whether the answer came to an end."""
-        return self._done
+        """Whether the answer came to an end: its reason was told."""
+        return self._done or self._reason is not None
 
     def feed(self, data: bytes) -> bytes:
         """Whole lines, possibly none. Raises EventTooLarge."""
