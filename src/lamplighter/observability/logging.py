@@ -31,7 +31,9 @@ def configure(*, format: str = "text", level: str = "info", stream: TextIO | Non
         structlog.processors.StackInfoRenderer(),
     ]
     if format == "json":
-        shared += [structlog.processors.dict_tracebacks, _first_things_first]
+        # Without local variables: those of a request hold its prompt and its key.
+        plain = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        shared += [structlog.processors.ExceptionRenderer(plain), _first_things_first]
         renderer: Any = structlog.processors.JSONRenderer(serializer=_json)
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)

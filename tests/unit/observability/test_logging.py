@@ -102,3 +102,17 @@ def test_exceptions_are_one_json_line() -> None:
     (only,) = out.getvalue().splitlines()
     assert "broken" in only
     assert json.loads(only)["event"] == "it failed"
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_a_traceback_tells_no_local_variables(format: str) -> None:
+    """A defect would write the prompts and keys of the requests that meet it into the log."""
+    out = io.StringIO()
+    logging.configure(format=format, stream=out)
+    try:
+        secret = "a prompt " + "nobody may read"
+        raise ValueError(f"{len(secret)} characters")
+    except ValueError:
+        structlog.get_logger().exception("a request failed")
+    assert "ValueError" in out.getvalue()
+    assert "nobody may read" not in out.getvalue().replace('"a prompt " + "nobody may read"', "")
