@@ -29,12 +29,13 @@ Derived from the replicas, never stored. Awake wins over waking, waking over dra
 _RULES = """
 ## What makes it move
 
-- **Demand** is what clients ask for: requests that wait or run, and orders of people (`lamplighter wake`). Nothing else makes demand. It expires
-  30 s after its gateway's last heartbeat.
+- **Demand** is what clients ask for: requests that wait or run, and orders of people (`lamplighter wake`, `keep_warm` hours). Nothing else makes
+  demand. A gateway's expires 30 s after its last heartbeat.
 - **Wake.** Demand for a model without a replica begins one wake, however many ask. While it lasts no other begins for this model. Its stages and its
   ETA (from past wakes, warm and cold apart) are in the store.
-- **More, and less.** `ceil((queued + running) / target_per_replica)` replicas, up to `max_replicas`: up at once, down when fewer have been enough
-  for `scale_down_after`. Everything that is not proven gone occupies its place.
+- **More, and less.** `ceil((queued + running) / target_per_replica)` replicas, up to `max_replicas`: the first at once, more when they were needed
+  all through `scale_up_after` (then a batch, and not before another such time the next), down when fewer have been enough for
+  `scale_down_after`. Everything that is not proven gone occupies its place.
 - **Sleep.** A replica drains when its model was idle for `sleep_after`, counted from the end of the last answer; or at once when a person orders it.
   Running answers finish. A drain ends when every live gateway has let go, or after `keeper.drain_deadline`. Demand that returns calls it off.
 - **Many models, one pool.** When the pool is full, a model that waits gets the place of a resident that was idle for `swap_after` and is there for
@@ -42,7 +43,7 @@ _RULES = """
   place while another has none. In a pool of one, a model under constant load keeps its place: give the other one a pool of its own, or more
   replicas.
 - **After a failed wake** the keeper waits `keeper.backoff`, doubled with each failure in a row up to `keeper.backoff_max`. An order to wake, and
-  changed settings, end the wait.
+  changed settings, end the wait. A replica that falls within `keeper.steady_after` of being ready counts as a failed wake.
 - **A serving replica** that fails `keeper.unreachable_after` health checks in a row is unreachable; after `keeper.hung_after` it is ended and, if
   somebody asks, replaced. An always-on server (`static`) is only watched.
 - **After a crash of Lamplighter** the next keeper adopts what runs. What nobody adopts ends itself within a minute, because nobody renews its lease.

@@ -10,12 +10,14 @@ from typing import TypedDict
 
 import structlog
 
-from lamplighter.capacity.plan import STAYING, Action, Kind, Pace, PoolView, ReplicaView, needed, plan
+from lamplighter.capacity.gauges import Gauges
+from lamplighter.capacity.hours import Hours
+from lamplighter.capacity.pace import Pace
+from lamplighter.capacity.plan import STAYING, Action, Kind, PoolView, ReplicaView, needed, plan
 from lamplighter.capacity.policy import policy_of
 from lamplighter.capacity.prober import Prober
 from lamplighter.capacity.reconcile import bind, current_stage, transition
 from lamplighter.capacity.wakebook import Wakebook
-from lamplighter.capacity.warm import warmed
 from lamplighter.config import Config, ModelConfig
 from lamplighter.core.clock import within
 from lamplighter.core.endpoint import Endpoint
@@ -37,8 +39,6 @@ S = ReplicaState
 
 CALL_LIMIT = 20.0
 """Seconds after which a provider's call is abandoned: the contract says that it returns at once."""
-LEAD_FOR = 60.0
-"""Seconds for which the time is not worked out again by which a model is woken before its hours."""
 ENDING_PAUSE = 0.05
 """Seconds between looks while everything ends."""
 _DOOMED = frozenset({S.FAILED, S.STOPPING, S.LOST})
@@ -86,19 +86,16 @@ class PoolKeeper:
         self._store = store
         self._clock = store.clock
         self._provider = provider
-        self._metrics = metrics
+        self._gauges = Gauges(name, metrics)
         self._term = term
         self._prober = Prober(engines, config.keeper, store.clock)
         self._wakebook = Wakebook(store, name, provider.stages, term, config.keeper, metrics)
         self._built: dict[str, Mapping[str, object]] = {}
         self._paces: dict[str, Pace] = {}
-        self._leads: dict[str, tuple[float, float]] = {}
-        """By model: seconds by which its hours are anticipated, and when that was worked out (monotonic)."""
+        self._hours = Hours(config, self._wakebook.lead, store.clock)
         self._halted: set[str] = set()
         """Wakes in which a replica failed while others went on: nothing more joins them."""
         self._left: set[str] = set()
-        self._counted: set[str] = set()
-        """Models whose engines told of their queues."""
         self._log = _log.bind(pool=name)
 
     # --- one round ----------------------------------------------------------------------------------------------------------------------
@@ -125,7 +122,7 @@ class PoolKeeper:
         self.rows = await replicas.living(self._store, pool=self.name) if acted else rows
         self._built = {row.id: self._built[row.id] for row in self.rows if row.id in self._built}
         changed |= await self._apply(seen)
-        self._measure(self._clock.monotonic() - began)
+        self._gauges.measure(self.rows, self._prober.last, self._clock.monotonic() - began)
         return changed
 
     async def glance(self) -> bool:
@@ -266,7 +263,7 @@ class PoolKeeper:
 
     async def _decide(self, rows: Sequence[Replica], waking: Mapping[str, Wake]) -> bool:
         """Ask `plan` and write its decisions; whether there were any. `waking`: by model, the wake under way."""
-        demand = await self._demand()
+        demand = await self._hours.anticipated(await demand_store.totals(self._store), self.models)
         latest = {model: wake for (_, model), wake in (await wakes.latest(self._store, pool=self.name)).items()}
         if not self.policy.elastic:
             await self._tell_unreachable(rows, demand, latest)
@@ -280,19 +277,6 @@ class PoolKeeper:
             present = sum(row.models == (model,) and row.state in STAYING for row in rows)
             self._paces[model] = self._paces[model].launched(present + more, self._clock.time())
         return bool(actions)
-
-    async def _demand(self) -> dict[str, Demand]:
-        """What clients and people ask of this pool's models, and what their hours do."""
-        now, found = self._clock.time(), await demand_store.totals(self._store)
-        for model, config in self.models.items():
-            schedule = self._config.hours(config)
-            if schedule and self.policy.elastic:
-                at, ahead = self._leads.get(model, (float("-inf"), 0.0))
-                if self._clock.monotonic() - at >= LEAD_FOR:
-                    ahead = await self._wakebook.lead(model)
-                    self._leads[model] = (self._clock.monotonic(), ahead)
-                found[model] = warmed(found.get(model) or Demand(model), schedule, now, ahead)
-        return found
 
     async def _view(
         self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake], waking: Mapping[str, Wake]
@@ -318,9 +302,10 @@ class PoolKeeper:
         )
 
     def _dates(self, rows: Sequence[Replica], demand: Mapping[str, Demand], blocked: Mapping[str, float]) -> Iterator[float]:
-        """When a pause ends that somebody waits for, and when what is ready goes to sleep."""
+        """When a pause ends that somebody waits for, when hours begin, when more may be launched, and when what is ready goes to sleep."""
         now = self._clock.time()
         yield from (at for model, at in blocked.items() if needed(demand.get(model), self.policy, now))
+        yield from self._hours.dates(self.models)
         for pace in self._paces.values():
             rises = pace.low.rises_at(self.policy.scale_up_after)
             if rises is not None:
@@ -435,7 +420,7 @@ class PoolKeeper:
             await self._apply(seen)
             await self._clock.sleep(ENDING_PAUSE)
         await self._wakebook.follow(await self._under_way(), [], {}, [])
-        self._measure(0.0)
+        self._gauges.measure(self.rows, {}, 0.0)
         return True
 
     async def _end(self, row: Replica) -> None:
@@ -443,27 +428,6 @@ class PoolKeeper:
             await replicas.advance(self._store, row.id, S.DRAINING, term=self._term, reason=StopReason.SHUTDOWN)
         if row.state not in (S.STOPPING, S.GONE):
             await replicas.advance(self._store, row.id, S.STOPPING, term=self._term, reason=StopReason.SHUTDOWN)
-
-    def _measure(self, seconds: float) -> None:
-        counts = Counter(row.state for row in self.rows)
-        for state in HOLDING:
-            self._metrics.replicas.labels(self.name, state.value).set(counts.get(state, 0))
-        self._metrics.keeper_step_seconds.labels().observe(seconds)
-        self._measure_engines()
-
-    def _measure_engines(self) -> None:
-        """What engines told of their own queues, summed by model; of those that no longer run, nothing."""
-        told: dict[str, list[Probe]] = {}
-        for row in self.rows:
-            probe = self._prober.last.get(row.id)
-            if probe is not None and probe.running is not None and row.models and row.state is S.READY:
-                told.setdefault(row.models[0], []).append(probe)
-        for model in told.keys() | self._counted:
-            probes = told.get(model, [])
-            self._metrics.engine_requests.labels(self.name, model, "running").set(sum(probe.running or 0 for probe in probes))
-            self._metrics.engine_requests.labels(self.name, model, "waiting").set(sum(probe.waiting or 0 for probe in probes))
-            self._metrics.engine_cache.labels(self.name, model).set(max((probe.cache or 0.0 for probe in probes), default=0.0))
-        self._counted |= told.keys()
 
 
 _RUNS_ON = frozenset(

@@ -6,7 +6,7 @@ A wake's end is derived, never remembered: so a keeper that dies in the middle l
 from collections.abc import Mapping, Sequence
 
 from lamplighter.capacity.eta import PULLED_AFTER, Eta, estimate, expect_warm, pull_seconds
-from lamplighter.capacity.warm import lead
+from lamplighter.capacity.hours import lead
 from lamplighter.config import KeeperConfig
 from lamplighter.core.reasons import LossReason, Reason, WakeFailure
 from lamplighter.core.states import WAKING, ReplicaState

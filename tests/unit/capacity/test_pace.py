@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamplighter.capacity.plan import Kind, Pace, Policy, PoolView, ReplicaView, Trough, Window, needed, plan
+from lamplighter.capacity.pace import Pace, Trough, Window
+from lamplighter.capacity.plan import Kind, Policy, PoolView, ReplicaView, needed, plan
 from lamplighter.core.states import ReplicaState
 from lamplighter.store.demand import Demand
 

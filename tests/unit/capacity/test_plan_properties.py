@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lamplighter.capacity.plan import Action, Kind, Policy, PoolView, ReplicaView, Window, needed, plan
+from lamplighter.capacity.pace import Window
+from lamplighter.capacity.plan import Action, Kind, Policy, PoolView, ReplicaView, needed, plan
 from lamplighter.core.reasons import StopReason
 from lamplighter.core.states import ReplicaState, legal
 from lamplighter.store.demand import Demand

@@ -19,6 +19,7 @@ POLICY = Policy(boot_deadline=100.0, unreachable_after=3)
 STATIC = Policy(elastic=False, unreachable_after=3)
 SEEN = Observation("h1", ("m",), Presence.RUNNING, endpoint=Endpoint("http://h1"), started_at=NOW)
 UP, LOADING, DOWN = Probe(Health.READY), Probe(Health.LOADING), Probe(Health.DOWN, "refused")
+ASLEEP = Probe(Health.ASLEEP, "its weights are unloaded")
 NEVER = Probe(Health.FAILED, "no", WakeFailure.OUT_OF_MEMORY)
 
 
@@ -40,6 +41,12 @@ TAKEN = replace(SEEN, presence=Presence.ENDED, loss=LossReason.SPOT_RECLAIMED)
     ("state", "observation", "probe", "misses", "expected"),
     [
         (S.LAUNCHING, SEEN, None, 0, (S.STARTING, None)),
+        (S.STARTING, SEEN, ASLEEP, 1, None),
+        (S.READY, SEEN, ASLEEP, 1, (S.PARKED, None)),
+        (S.UNREACHABLE, SEEN, ASLEEP, 9, (S.PARKED, None)),
+        (S.PARKED, SEEN, ASLEEP, 9, None),
+        (S.PARKED, SEEN, DOWN, 1, None),
+        (S.PARKED, SEEN, UP, 0, (S.STARTING, HealthReason.ANSWERED)),
         (S.LAUNCHING, SEEN, UP, 0, (S.STARTING, None)),
         (S.LAUNCHING, None, None, 0, (S.LOST, LossReason.VANISHED)),
         (S.LAUNCHING, BROKEN, None, 0, (S.FAILED, WakeFailure.MODEL_CORRUPT)),
