@@ -25,7 +25,7 @@ def main() -> None:
     if options.again is not None:
         importlib.import_module(name).check(options.again.read_bytes())
         return
-    import atheris
+    import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore] # it is not there for every Python
 
     with atheris.instrument_imports(include=["lamplighter.gateway"]):  # the rest is not what is tested, and takes minutes
         target = importlib.import_module(name)

@@ -85,7 +85,7 @@ def _part(setting: Mapping[str, Any]) -> str | None:
 
 def _values(setting: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of a mapping's values; empty when `setting` is no mapping of free names."""
-    inner = setting.get("additionalProperties") or next(iter(setting.get("patternProperties", {}).values()), {})
+    inner: Any = setting.get("additionalProperties") or next(iter(setting.get("patternProperties", {}).values()), {})
     return inner if isinstance(inner, dict) else {}
 
 

@@ -10,6 +10,7 @@ from socket import create_connection
 import httpx
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.journeys.harness import ADMIN_KEY, Server, running
 from tests.journeys.proxy.programs import NAME, Proxy, caddy, nginx
@@ -41,7 +42,7 @@ def port_of(server: Server) -> int:
 
 def pieces(client: httpx.Client) -> list[tuple[float, str]]:
     """One streamed answer: what came, and when."""
-    found = []
+    found: list[tuple[float, str]] = []
     with client.stream("POST", "/v1/chat/completions", json=QUESTION, headers=KEY) as answer:
         assert answer.status_code == 200, answer.read()
         began = time.monotonic()
@@ -95,7 +96,7 @@ def test_everything_works_through_the_proxy(tmp_path: Path, start: Start) -> Non
         plug = create_connection(("127.0.0.1", proxy.port), 20)
         with connect(
             f"wss://{NAME}:{proxy.port}/api/ws",
-            sock=plug, ssl=proxy.trust, server_hostname=NAME, origin=f"https://{NAME}",  # type: ignore[arg-type] # any text
+            sock=plug, ssl=proxy.trust, server_hostname=NAME, origin=Origin(f"https://{NAME}"),
             additional_headers={"cookie": f"{name}={value}"}, proxy=None,
         ) as socket:  # fmt: skip
             assert json.loads(socket.recv(timeout=20))
