@@ -20,16 +20,16 @@ from lamplighter.core.ids import new_id
 from lamplighter.gateway.admission.base import Grant
 from lamplighter.gateway.admission.bodies import Bodies
 from lamplighter.gateway.admission.counters import Account, Calendar, Counts, Demand, Reading, Used
+from lamplighter.gateway.admission.grants import Granted, Unlimited
 from lamplighter.gateway.admission.plans import Plan, Plans
 from lamplighter.gateway.admission.rules import Refused, Rules
 from lamplighter.gateway.admission.shared import LEASE, Gone, Held, Missing, Shared
 from lamplighter.gateway.admission.spending import Spending
-from lamplighter.gateway.admission.words import left, limit_reached
+from lamplighter.gateway.admission.words import forbidden, gateway_full, left, limit_reached
 from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.background import forever
 from lamplighter.gateway.inference.request import InferenceRequest
 from lamplighter.gateway.sse import Usage
-from lamplighter.gateway.wire import Headers
 from lamplighter.observability.metrics import Metrics
 from lamplighter.store import spend
 from lamplighter.store.store import Store
@@ -155,7 +155,7 @@ class Gate:
         plan = self._check(identity, request, model)
         if not plan.limited:
             self.outstanding += 1
-            return _Unlimited(self, plan)
+            return Unlimited(self, plan)
         return None if self._up else self._admit_here(plan, plan.demand(request))
 
     async def admit(self, identity: Identity, request: InferenceRequest, model: str) -> Grant:
@@ -184,7 +184,7 @@ class Gate:
             raise self._refusal(plan, plan.rules, readings, demand)
         self._active[id(plan)] = plan
         self._take(held)
-        return _Granted(self, held, left(plan.rules, readings, demand))
+        return Granted(self, held, left(plan.rules, readings, demand))
 
     async def _ask(self, shared: Shared, held: Held) -> tuple[bool, list[Reading]]:
         for _ in range(_SEEDINGS):
@@ -203,12 +203,12 @@ class Gate:
 
     def _check(self, identity: Identity, request: InferenceRequest, model: str) -> Plan:
         if not identity.inference:
-            raise self._refuse("scope", model, _forbidden("This key may not ask models.", "inference_not_allowed"))
+            raise self._refuse("scope", model, forbidden("This key may not ask models.", "inference_not_allowed"))
         if identity.models is not None and not self._may_use(identity, request.model):
             shown = request.model[:128]
-            raise self._refuse("model", model, _forbidden(f"This key may not use the model `{shown}`.", "model_not_allowed"))
+            raise self._refuse("model", model, forbidden(f"This key may not use the model `{shown}`.", "model_not_allowed"))
         if self.outstanding >= self._most:
-            raise self._refuse("gateway_full", model, _full(self._most))
+            raise self._refuse("gateway_full", model, gateway_full(self._most))
         return self.plans.of(identity, model)
 
     def _may_use(self, identity: Identity, asked: str) -> bool:
@@ -228,7 +228,7 @@ class Gate:
         """Decide in this process. Raises RequestError."""
         if not plan.limited:
             self.outstanding += 1
-            return _Unlimited(self, plan)
+            return Unlimited(self, plan)
         accounts, rules = plan.subjects, plan.rules
         if self._shared is not None and self._gateways > 1:
             rules = tuple(_share(rule, self._gateways) for rule in rules)
@@ -246,7 +246,7 @@ class Gate:
         if self._shared is not None:
             self._active[id(plan)] = plan
         self._take(held)
-        return _Granted(self, held, left(rules, accounts))
+        return Granted(self, held, left(rules, accounts))
 
     def _take(self, held: Held) -> None:
         """It is admitted: count it here, whoever decided."""
@@ -402,65 +402,6 @@ class Gate:
         metrics.limits_degraded.labels().set(float(self.mode == "degraded"))
 
 
-class _Unlimited:
-    """The grant of a request that no limit concerns: it is counted all the same."""
-
-    __slots__ = ("_gate", "_plan", "headers")
-
-    def __init__(self, gate: Gate, plan: Plan) -> None:
-        self._gate: Gate | None = gate
-        self._plan = plan
-        self.headers: Headers = []
-
-    def settle(self, usage: Usage | None, *, seconds: float) -> None:
-        """See `base.Grant`."""
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.settle(self._plan, _NOTHING, usage, seconds)
-
-
-class _Granted:
-    """The grant of a request that reserved something."""
-
-    __slots__ = ("_gate", "_held", "headers")
-
-    def __init__(self, gate: Gate, held: Held, headers: Headers) -> None:
-        self._gate: Gate | None = gate
-        self._held = held
-        self.headers = headers
-
-    def settle(self, usage: Usage | None, *, seconds: float) -> None:
-        """See `base.Grant`."""
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.settle_held(self._held, usage, seconds)
-
-
-_NOTHING = Demand(0, 0, 0, 0)
-
-
 @lru_cache(maxsize=4096)
 def _share(rules: Rules, gateways: int) -> Rules:
     return rules.share(gateways)
-
-
-def _forbidden(message: str, code: str) -> RequestError:
-    return RequestError(
-        message,
-        status=403,
-        type="permission_error",
-        code=code,
-        param="model" if code == "model_not_allowed" else None,
-        next_step="Use another key, or ask whoever runs this Lamplighter.",
-    )
-
-
-def _full(most: int) -> RequestError:
-    return RequestError(
-        f"The gateway has {most} requests in hand, as many as it may.",
-        status=503,
-        type="service_unavailable",
-        code="gateway_full",
-        next_step="Ask again in a moment; gateway.max_parallel is the limit.",
-        retry_after=1,
-    )

@@ -79,6 +79,30 @@ def limit_reached(
     )
 
 
+def forbidden(message: str, code: str) -> RequestError:
+    """For a key that may not."""
+    return RequestError(
+        message,
+        status=403,
+        type="permission_error",
+        code=code,
+        param="model" if code == "model_not_allowed" else None,
+        next_step="Use another key, or ask whoever runs this Lamplighter.",
+    )
+
+
+def gateway_full(most: int) -> RequestError:
+    """For one more than the gateway takes in."""
+    return RequestError(
+        f"The gateway has {most} requests in hand, as many as it may.",
+        status=503,
+        type="service_unavailable",
+        code="gateway_full",
+        next_step="Ask again in a moment; gateway.max_parallel is the limit.",
+        retry_after=1,
+    )
+
+
 def left(rules: Sequence[Rules], counts: Sequence[Counts], taken: Demand | None = None) -> Headers:
     """`x-ratelimit-*`: of each kind the limit of which the least is left. `taken`: a request that the counts do not know of yet."""
     tightest: tuple[float, int, float] | None = None

@@ -23,7 +23,9 @@ CONTEXT = 1000
 """Tokens of the models' context: what a request without `max_tokens` reserves at the most, and its prompt besides."""
 
 
-def config_of(*, limits: Mapping[str, Any] | None = None, big: Mapping[str, Any] | None = None, **more: Any) -> Config:
+def config_of(
+    *, limits: Mapping[str, Any] | None = None, shared_timeout: str = "250ms", big: Mapping[str, Any] | None = None, **more: Any
+) -> Config:
     """Two models: `big` costs a dollar for a million tokens of its answers, `free` costs nothing. `limits`: the defaults of keys."""
     return Config.model_validate(
         {
@@ -34,7 +36,7 @@ def config_of(*, limits: Mapping[str, Any] | None = None, big: Mapping[str, Any]
                 "free": {"engine": "fake", "pool": "cloud", "context": CONTEXT},
             },
             "pools": {"cloud": {"kind": "fake"}},
-            "limits": {"default": dict(limits or {})},
+            "limits": {"default": dict(limits or {}), "shared_timeout": shared_timeout},
             **more,
         }
     )  # fmt: skip

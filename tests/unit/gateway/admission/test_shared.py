@@ -29,9 +29,12 @@ from tests.unit.gateway.admission.rig import ask, config_of, gate_of, key
 
 
 @asynccontextmanager
-async def gates(url: str, count: int = 2, **settings: Any) -> AsyncIterator[tuple[Store, Config, list[Gate]]]:
-    """So many gateways on one store and one Redis; nothing may stay reserved in any of them, nor in Redis."""
-    config = config_of(redis={"url": url}, **settings)
+async def gates(url: str, count: int = 2, *, patience: str = "10s") -> AsyncIterator[tuple[Store, Config, list[Gate]]]:
+    """So many gateways on one store and one Redis; nothing may stay reserved in any of them, nor in Redis.
+
+    `patience`: how long Redis may take. A busy machine must not look like a Redis that is gone.
+    """
+    config = config_of(redis={"url": url}, shared_timeout=patience)
     clock = SystemClock()
     store = await Store.open(None, clock)
     try:
@@ -149,12 +152,12 @@ async def test_without_limits_redis_is_never_asked(redis_url: str) -> None:
 
 async def test_a_killed_gateways_reservations_end(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, `kill -9` locks a key's budget until somebody notices."""
-    monkeypatch.setattr("lamplighter.gateway.admission.shared.LEASE", 0.6)
-    monkeypatch.setattr(gate_module, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr("lamplighter.gateway.admission.shared.LEASE", 2.0)
+    monkeypatch.setattr(gate_module, "RENEW_SECONDS", 0.3)
     async with gates(redis_url) as (store, _, [one, other]):
         me = key(parallel=1)
         grant = await admit(one, me)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.5)
         with pytest.raises(RequestError):  # it lives and renews
             await admit(other, me)
         for task in one._tasks:  # as a killed one: nothing is renewed, nothing is settled
@@ -214,7 +217,7 @@ async def test_a_gateway_goes_on_without_redis_and_returns_to_it(redis_server: R
         redis_server.kill()
         started = asyncio.get_running_loop().time()
         during = await tries(both, me, 20)
-        assert asyncio.get_running_loop().time() - started < 2
+        assert asyncio.get_running_loop().time() - started < 8  # refused at once: nobody waits for an answer
         assert {gate.mode for gate in both} == {"degraded"}
         assert len(during) == 2  # each gateway its half: two, of which one was taken before
         assert both[0].admit_now(key(), ask(), "big") is not None
@@ -240,7 +243,7 @@ async def test_a_gateway_goes_on_without_redis_and_returns_to_it(redis_server: R
 
 async def test_a_frozen_redis_costs_one_short_wait(redis_server: Redis) -> None:
     """If this fails, each request waits for a Redis that hangs."""
-    async with gates(redis_server.url) as (_, _, [one, _other]):
+    async with gates(redis_server.url, patience="1s") as (_, _, [one, _other]):
         me = key(requests_per_minute=1000)
         (await admit(one, me)).settle(None, seconds=0)
         redis_server.freeze()
@@ -248,7 +251,7 @@ async def test_a_frozen_redis_costs_one_short_wait(redis_server: Redis) -> None:
             loop = asyncio.get_running_loop()
             began = loop.time()
             (await admit(one, me)).settle(None, seconds=0)
-            assert 0.2 < loop.time() - began < 1.5
+            assert 0.9 < loop.time() - began < 5
             for _ in range(50):
                 grant = one.admit_now(me, ask(), "big")
                 assert grant is not None
