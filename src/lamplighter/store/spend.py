@@ -5,12 +5,12 @@ Written in batches by every gateway, each adding what it saw. Not responsible fo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Insert, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from lamplighter.store.demand import GATEWAY_TTL
+from lamplighter.store.sql import insert_into
 from lamplighter.store.store import Store
 from lamplighter.store.tables import gateways as table_of_gateways
 from lamplighter.store.tables import spend
@@ -82,7 +82,7 @@ async def gateways(store: Store) -> int:
 
 
 def _adding(dialect: str) -> Insert:
-    made: Any = postgresql.insert(spend) if dialect == "postgresql" else sqlite.insert(spend)
+    made = insert_into(spend, dialect)
     sums = ("requests", "prompt_tokens", "completion_tokens", "money")
     statement: Insert = made.on_conflict_do_update(
         index_elements=["day", "key_id", "model"], set_={name: spend.c[name] + made.excluded[name] for name in sums}
