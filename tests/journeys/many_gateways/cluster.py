@@ -26,7 +26,7 @@ CONFIG = """
 models: {{m: {{engine: openai, pool: there, source: fake}}}}
 pools: {{there: {{kind: static, url: "{engine}"}}}}
 store: {{url: env:DATABASE_URL}}
-server: {{shutdown_grace: 20s, shutdown_delay: 1s}}
+server: {{shutdown_grace: 20s, shutdown_delay: 4s}}
 """
 
 
@@ -131,7 +131,8 @@ class Load:
     _count: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> "Load":
-        self._look()
+        with httpx.Client(timeout=2) as client:
+            self._look(client)
         self._threads = [threading.Thread(target=self._watch, daemon=True)]
         self._threads += [threading.Thread(target=self._ask, args=(number,), daemon=True) for number in range(self.people)]
         for thread in self._threads:
@@ -148,18 +149,19 @@ class Load:
         goal = self.done + count
         eventually(lambda: self.done >= goal or self.failures, what=f"{count} more answers")
 
-    def _look(self) -> None:
+    def _look(self, client: httpx.Client) -> None:
         for one in self.gateways:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 url = one.url
                 try:
-                    self._ready[url] = httpx.get(f"{url}/ready", timeout=2).status_code == 200
+                    self._ready[url] = client.get(f"{url}/ready").status_code == 200
                 except httpx.HTTPError:
                     self._ready[url] = False
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            self._look()
+        with httpx.Client(timeout=2) as client:
+            while not self._stop.wait(0.1):
+                self._look(client)
 
     def _ask(self, number: int) -> None:
         turn = itertools.count(number)
