@@ -60,6 +60,11 @@ class _Pretended(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Into nowhere."""
 
+    def abort(self) -> None:
+        """There is nothing to end."""
+
+    close = abort
+
     def is_closing(self) -> bool:
         return False
 
