@@ -18,7 +18,9 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Health, Probe
 
-_clients: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, httpx.AsyncClient]]" = weakref.WeakKeyDictionary()
+_clients: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, httpx.AsyncClient]]" = (
+    weakref.WeakKeyDictionary()
+)
 _LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=0)
 """No connection is kept: a health check that rides an old connection does not prove that new ones are accepted."""
 
@@ -37,7 +39,9 @@ async def _ask(
     headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     try:
         async with asyncio.timeout(timeout):
-            return await _client(endpoint.ca).request(method, f"{endpoint.url}{path}", headers=headers, json=json, timeout=timeout)
+            return await _client(endpoint.ca).request(
+                method, f"{endpoint.url}{path}", headers=headers, json=json, timeout=timeout
+            )
     except (TimeoutError, httpx.TimeoutException):
         return Probe(Health.DOWN, f"no answer within {timeout:g} s")
     except httpx.ConnectError as error:
@@ -79,7 +83,9 @@ async def lines(endpoint: Endpoint, path: str, body: Mapping[str, Any], *, silen
     headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     limit = httpx.Timeout(silence, connect=min(silence, 10.0))
     try:
-        async with _client(endpoint.ca).stream("POST", f"{endpoint.url}{path}", json=dict(body), headers=headers, timeout=limit) as answer:
+        async with _client(endpoint.ca).stream(
+            "POST", f"{endpoint.url}{path}", json=dict(body), headers=headers, timeout=limit
+        ) as answer:
             if answer.is_error:
                 raise ProviderError(said(await answer.aread(), answer.status_code))
             async for line in answer.aiter_lines():

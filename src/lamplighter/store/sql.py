@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Insert, Table, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 def shared(connection: AsyncConnection) -> bool:
     """Whether others may be writing at this moment: PostgreSQL."""
     return connection.dialect.name == "postgresql"
+
+
+def insert_into(table: Table, dialect: str) -> Any:
+    """An INSERT that can say ON CONFLICT, for the `dialect` of that name. The other one, which takes megabytes, is not loaded."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)
 
 
 async def exclusive(connection: AsyncConnection, name: str) -> None:
@@ -37,19 +47,12 @@ async def upsert(
 ) -> None:
     """Set `values` in the row that `keys` name (the primary key, or a unique one); a row that is not there is made, with `new` besides."""
     row = {**keys, **(new or {}), **values}
-    if shared(connection):
-        into = postgresql.insert(table).values(row)
-        statement: Insert = into.on_conflict_do_update(index_elements=list(keys), set_=dict(values))
-    else:
-        lite = sqlite.insert(table).values(row)
-        statement = lite.on_conflict_do_update(index_elements=list(keys), set_=dict(values))
+    made = insert_into(table, connection.dialect.name).values(row)
+    statement: Insert = made.on_conflict_do_update(index_elements=list(keys), set_=dict(values))
     await connection.execute(statement)
 
 
 async def insert_once(connection: AsyncConnection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row unless one with its key is there already; whether it was inserted."""
-    if shared(connection):
-        statement: Insert = postgresql.insert(table).values(dict(row)).on_conflict_do_nothing()
-    else:
-        statement = sqlite.insert(table).values(dict(row)).on_conflict_do_nothing()
+    statement: Insert = insert_into(table, connection.dialect.name).values(dict(row)).on_conflict_do_nothing()
     return bool((await connection.execute(statement)).rowcount)

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, case, delete, func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from lamplighter.store.sql import insert_into
 from lamplighter.store.store import Store
 from lamplighter.store.tables import keys, usage, usage_days
 
@@ -135,8 +135,7 @@ async def _add_to_days(connection: AsyncConnection, store: Store, entries: Seque
         }
         for day, key_id, principal_id, model in sorted(sums)
     ]  # fmt: skip
-    dialect = sqlite if store.engine.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(usage_days)
+    statement = insert_into(usage_days, store.engine.dialect.name)
     added = {name: usage_days.c[name] + statement.excluded[name] for name in _SUMS}
     await connection.execute(
         statement.on_conflict_do_update(index_elements=["day", "key_id", "principal_id", "model"], set_=added), rows
