@@ -122,8 +122,10 @@ async def ask(rig: Rig, mark: str, *, stream: bool, model: str = "big") -> Answe
     request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         KEY.encode(), len(body), body,
     )  # fmt: skip
-    (answer,) = answers((await exchange(rig.port, request, silence=PATIENCE)).data)
-    return answer
+    heard = await exchange(rig.port, request, silence=PATIENCE)
+    found = answers(heard.data)
+    assert len(found) == 1, f"{mark}: {len(found)} answers, the connection {'ended' if heard.closed else 'is silent'}"
+    return found[0]
 
 
 def judge(case: dict[str, str], answer: Answer, mark: str, *, stream: bool) -> str | None:

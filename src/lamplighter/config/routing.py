@@ -64,7 +64,9 @@ class RoutingConfig(Section):
     retry_ratio: float = Field(
         0.2, ge=0, le=1, description="Retries that a model may spend, as a share of its requests of the last ten seconds."
     )
-    retry_minimum: float = Field(3.0, ge=0, le=10_000, description="Retries per second that it may spend however few the requests.")
+    retry_minimum: float = Field(
+        3.0, ge=0, le=10_000, description="Retries per second that it may spend however few the requests."
+    )
     fallback_when_full: bool = Field(
         False, description="A model's `fallback` also answers those for whom its queue has no room; otherwise they get 429."
     )

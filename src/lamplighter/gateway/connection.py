@@ -286,8 +286,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.fail(Cause.PROTOCOL, f"the engine's answer is not proper HTTP: {error}")
-            return
+            if not self._complete:
+                self.fail(Cause.PROTOCOL, f"the engine's answer is not proper HTTP: {error}")
+                return
+            self._keep = False  # bytes behind a whole answer: it counts, and the connection ends with it
         if not self._flowing:
             if not self._begin(taker, len(data)):
                 return

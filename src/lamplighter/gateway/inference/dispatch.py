@@ -51,7 +51,8 @@ class Asking(Listener, Protocol):
     """Whoever wants the answer of a call. It hears one of these, and closes the call then:
 
     `on_error`; or `on_head` with a whole answer; or `on_head` with the beginning of a stream, `on_piece` any number of times and `on_end`.
-    Between two pieces it may hear `on_lost` and `on_resumed`. It may close the call at any time before. What `on_head` raises (RequestError) comes back as `on_error`.
+    Between two pieces it may hear `on_lost` and `on_resumed`. It may close the call at any time before. What `on_head`
+    raises (RequestError) comes back as `on_error`.
     """
 
     def on_error(self, error: RequestError) -> None:

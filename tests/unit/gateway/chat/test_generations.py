@@ -314,7 +314,7 @@ async def test_an_answer_is_stopped_through_any_gateway() -> None:
         call.text("Half an ans")
         await until(lambda: log.text == "Half an ans")
         await elsewhere.cancel(one.identity, begun.generation.id)
-        await until(lambda: call.closed.is_set())
+        await until(call.closed.is_set)
         await until(lambda: log.done)
         message = log.between(log.seq - 1)[0].data["message"]
         assert (message["status"], message["content"]) == ("cancelled", "Half an ans")
