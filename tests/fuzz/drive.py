@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.drive", description="Fuzz one of the readers.")
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=60, help="how long")
+    parser.add_argument("--runs", type=int, help="so many inputs, the same ones in every run, instead of an amount of time")
     parser.add_argument("--keep", type=Path, help="folder for the inputs that reached something new, and for what was found")
     parser.add_argument("--again", type=Path, help="run this input alone")
     options = parser.parse_args()
@@ -34,7 +35,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(target.SEEDS):
             (folder / f"seed-{number}").write_bytes(seed)
-        arguments = [sys.argv[0], str(folder), f"-max_total_time={options.seconds}", "-max_len=4096", "-timeout=20"]
+        arguments = [sys.argv[0], str(folder), "-max_len=4096", "-timeout=20"]
+        arguments += [f"-runs={options.runs}", "-seed=1"] if options.runs else [f"-max_total_time={options.seconds}"]
         atheris.Setup([*arguments, f"-artifact_prefix={folder}/"], target.check)
         atheris.Fuzz()
 

@@ -69,7 +69,8 @@ def check(data: bytes) -> None:
         assert stream.startswith(out), "bytes are changed"
         if stream.rstrip(b"\r\n").endswith(b"\ndata: [DONE]") and not splitter.partial:
             assert splitter.done == at_once.done
-        assert (splitter.usage is None) == (at_once.usage is None)
+        # Of a large piece only the last event that speaks of usage is read; in small ones more may be found, but never less.
+        assert at_once.usage is None or splitter.usage is not None
     for pieces in ([stream] if stream else [], cut(stream, step)):
         out, splitter = read(pieces, strip=True)
         assert set(_events(out)) <= set(_events(whole))

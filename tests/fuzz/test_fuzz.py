@@ -79,8 +79,8 @@ def test_any_bytes_break_nothing(name: str, data: bytes) -> None:
     TARGETS[name].check(data)
 
 
-def _atheris(name: str, folder: Path, seconds: int) -> None:
-    command = [sys.executable, "-m", "tests.fuzz.drive", name, "--seconds", str(seconds), "--keep", str(folder)]
+def _atheris(name: str, folder: Path, *amount: str, seconds: int) -> None:
+    command = [sys.executable, "-m", "tests.fuzz.drive", name, *amount, "--keep", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 240, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "cov: " in done.stderr, "it did not run at all"
@@ -89,7 +89,7 @@ def _atheris(name: str, folder: Path, seconds: int) -> None:
 @without_atheris
 def test_the_fuzzer_runs(tmp_path: Path) -> None:
     """The minutes of `make test-long` would pass without having fuzzed anything."""
-    _atheris("sse", tmp_path, 3)
+    _atheris("sse", tmp_path, "--runs", "500", seconds=3)
 
 
 @pytest.mark.long
@@ -98,4 +98,4 @@ def test_the_fuzzer_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_minutes_of_fuzzing_find_nothing(name: str, tmp_path: Path) -> None:
     """Inputs that only coverage finds would break what the short run does not."""
-    _atheris(name, tmp_path, 120)
+    _atheris(name, tmp_path, "--seconds", "120", seconds=120)

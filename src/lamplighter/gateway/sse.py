@@ -103,7 +103,10 @@ class Splitter:
                 return b""
             data = data[:end]
         self.events += data.count(b"\ndata:") + 1  # each event has one; the first has no line before it
-        self._previous, self._last = self._last, data
+        if len(data) > 16 or data.strip(
+            b"\r\n"
+        ):  # empty lines that come by themselves must not make us forget how the stream ended
+            self._previous, self._last = self._last, data
         at = data.rfind(b'"usage"')
         return data if at < 0 else self._metered(data, at)
 
