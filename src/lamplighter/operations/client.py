@@ -131,6 +131,11 @@ class Client:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if "CERTIFICATE" in str(error):
+                raise NotRunning(
+                    f"what answers at {self.url} shows a certificate that is not trusted: {error}",
+                    next_step="If the certificate was just changed, wait ten seconds; else something else may listen there.",
+                ) from error
             raise NotRunning(f"nothing answers at {self.url}", next_step=_START) from error
         except httpx.TimeoutException as error:
             raise NotRunning(f"{self.url} did not answer in time", next_step="Run `lamplighter doctor`.") from error

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,11 +21,23 @@ pools:
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
 
 
+class AdminServer(Server):
+    """A server that is looked after by its admin port."""
+
+    @property
+    def admin_url(self) -> str:
+        return str(json.loads((self.data / "run" / "server.json").read_text())["admin_url"])
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.admin_url, headers=KEY, timeout=60, **options)
+
+
 @pytest.mark.parametrize("page", ["both", "admin"])
 def test_admin_calls_have_a_port_of_their_own(tmp_path: Path, page: str) -> None:
     """An admin key that leaked could be used by everybody who reaches the public port."""
-    with running(Server(tmp_path / "data", CONFIG.format(page=page))) as server:
-        admin_url = json.loads((server.data / "run" / "server.json").read_text())["admin_url"]
+    server = AdminServer(tmp_path / "data", CONFIG.format(page=page))
+    with running(server):
+        admin_url = server.admin_url
         assert admin_url not in (None, server.url)
         with (
             httpx.Client(base_url=server.url, headers=KEY, timeout=60) as public,

@@ -26,7 +26,7 @@ pools:
   cloud: {{kind: fake, stages: {{boot: {boot}}}, tokens_per_second: 8}}
 """
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
-QUESTION = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "Say something."}]}
+QUESTION = {"model": "slow", "stream": True, "max_tokens": 12, "messages": [{"role": "user", "content": "Say something."}]}
 Start = Callable[[Path, int], contextlib.AbstractContextManager[Proxy]]
 
 

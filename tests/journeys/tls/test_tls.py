@@ -24,7 +24,7 @@ models:
 pools:
   cloud: {{kind: fake, stages: {{boot: 100ms}}, tokens_per_second: 1}}
 """
-QUESTION = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "Say something."}]}
+QUESTION = {"model": "slow", "stream": True, "max_tokens": 30, "messages": [{"role": "user", "content": "Say something."}]}
 
 
 class TlsServer(Server):
