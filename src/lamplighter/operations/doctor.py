@@ -24,9 +24,11 @@ import httpx
 
 from lamplighter.config import Config, ModelConfig, ProcessPool, StaticPool, defaults, load
 from lamplighter.config.secrets import resolve
+from lamplighter.config.store import StoreConfig
 from lamplighter.core.errors import ConfigError, LamplighterError, SourceError
 from lamplighter.operations.client import Client
 from lamplighter.operations.datafolder import DataFolder
+from lamplighter.operations.shared import look_at_postgres, look_at_redis
 
 _FEW_BYTES = 2 * 10**9
 """Free disk below which the next model may not fit."""
@@ -194,6 +196,9 @@ def _data_folder(patient: _Patient) -> Iterator[Finding]:
 
 def _store(patient: _Patient) -> Iterator[Finding]:
     """Read-only, so that a running server is not disturbed and an old schema stays as it is."""
+    if patient.config is not None and patient.config.store.url is not None:
+        yield from _postgres(patient.config.store, patient.config.store.url)
+        return
     path = patient.folder.store
     if not path.exists():
         yield Finding("store", Verdict.OK, "none yet; `lamplighter up` makes it")
@@ -215,21 +220,56 @@ def _store(patient: _Patient) -> Iterator[Finding]:
     if verdict != "ok":
         yield Finding("store", Verdict.FAIL, f"{path} is damaged: {verdict}", broken)
         return
+    yield from _schema(schema and schema[0], principals, f"{path.stat().st_size / 1e6:.1f} MB")
+
+
+def _schema(schema: str | None, admins: int, what: str) -> Iterator[Finding]:
     from lamplighter.store.migrate import known_revisions
 
-    if schema is None or schema[0] not in known_revisions():
-        yield Finding(
-            "store",
-            Verdict.FAIL,
-            f"it was written by a newer Lamplighter (schema {schema and schema[0]})",
-            "Upgrade Lamplighter.",
-        )
+    if schema not in known_revisions():
+        yield Finding("store", Verdict.FAIL, f"it was written by a newer Lamplighter (schema {schema})", "Upgrade Lamplighter.")
     else:
-        yield Finding("store", Verdict.OK, f"{path.stat().st_size / 1e6:.1f} MB, schema {schema[0]}, sound")
-    if principals == 0:
+        yield Finding("store", Verdict.OK, f"{what}, schema {schema}, sound")
+    if admins == 0:
         yield Finding("keys", Verdict.FAIL, "no admin key is left", "Restart `lamplighter up`: it makes one and prints it.")
     else:
-        yield Finding("keys", Verdict.OK, f"{principals} admin key{'s' if principals > 1 else ''}")
+        yield Finding("keys", Verdict.OK, f"{admins} admin key{'s' if admins > 1 else ''}")
+
+
+def _postgres(config: StoreConfig, reference: str) -> Iterator[Finding]:
+    step = "Start PostgreSQL, or correct store.url; docs/runbooks/postgresql.md says more."
+    try:
+        found = look_at_postgres(config, resolve(reference, where="store.url"))
+    except LamplighterError as error:
+        yield Finding("store", Verdict.FAIL, error.message, error.next_step or step)
+    except Exception as error:  # noqa: BLE001 - the driver's errors have no common base; whatever it is, the store cannot be used
+        yield Finding("store", Verdict.FAIL, f"PostgreSQL cannot be used: {str(error) or type(error).__name__}", step)
+    else:
+        if found.schema is None:
+            yield Finding("store", Verdict.OK, f"PostgreSQL {found.version} at {found.place}, empty; `lamplighter up` fills it")
+        else:
+            yield from _schema(found.schema, found.admins, f"PostgreSQL {found.version} at {found.place}")
+
+
+def _redis(patient: _Patient) -> Iterator[Finding]:
+    """Only where one is configured."""
+    reference = patient.config.redis.url if patient.config is not None else None
+    if reference is None:
+        return
+    try:
+        url = resolve(reference, where="redis.url") if reference.startswith(("env:", "file:")) else reference
+        version = look_at_redis(url)
+    except LamplighterError as error:
+        yield Finding("redis", Verdict.FAIL, error.message, error.next_step)
+    except Exception as error:  # noqa: BLE001 - the client's errors and those of sockets and names
+        yield Finding(
+            "redis",
+            Verdict.FAIL,
+            f"it does not answer, so each gateway counts limits for itself: {str(error) or type(error).__name__}",
+            "Start Redis, or correct redis.url; docs/runbooks/redis-gone.md says more.",
+        )
+    else:
+        yield Finding("redis", Verdict.OK, f"version {version} answers")
 
 
 def _server(patient: _Patient) -> Iterator[Finding]:
@@ -349,6 +389,6 @@ def _clock(patient: _Patient) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[_Patient], Iterable[Finding]], ...] = (
-    _python, _engine, _memory, _disk, _clock, _data_folder, _store, _server, _static, _models, _engines,
+    _python, _engine, _memory, _disk, _clock, _data_folder, _store, _redis, _server, _static, _models, _engines,
 )  # fmt: skip
 """In the order in which they are shown, after the configuration."""
