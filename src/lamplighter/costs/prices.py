@@ -14,6 +14,8 @@ from lamplighter.costs.sums import NANOS
 _HOUR = 3600
 _TICKS = 10**6
 """Seconds are counted in millionths: a float would not be exact."""
+_NOTHING = Fraction(0)
+"""Also a sign: who sees this very object need not compute with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Tariff:
     prompt: int = 0
     completion: int = 0
     denominator: int = 1
-    second: Fraction = Fraction(0)
+    second: Fraction = _NOTHING
 
     @property
     def free(self) -> bool:
@@ -35,7 +37,7 @@ class Tariff:
     def cost(self, prompt_tokens: int, completion_tokens: int, seconds: float) -> int:
         """Whole billionths, rounded up. `seconds`: on an engine."""
         total = -(-(prompt_tokens * self.prompt + completion_tokens * self.completion) // self.denominator)
-        if self.second and seconds > 0:
+        if self.second is not _NOTHING and seconds > 0:
             time = round(seconds * _TICKS) * self.second
             total += -(-time.numerator // (time.denominator * _TICKS))
         return total
@@ -50,9 +52,9 @@ def tariff_of(config: Config, model: ModelConfig) -> Tariff:
     prompt = _per_token(price.prompt) if price is not None else Fraction(0)
     completion = _per_token(price.completion) if price is not None else Fraction(0)
     pool = config.pools.get(model.pool)
-    second = Fraction(0)
+    second = _NOTHING
     if pool is not None and pool.price is not None:
-        second = Fraction(pool.price.money.amount) * NANOS / _HOUR / pool.price_share
+        second = Fraction(pool.price.money.amount) * NANOS / _HOUR / pool.price_share or _NOTHING
     if not (prompt or completion or second):
         return FREE
     denominator = prompt.denominator * completion.denominator

@@ -99,11 +99,11 @@ class Reading(NamedTuple):
 class Account:
     """One subject's counts. Buckets hold what was asked and drain evenly within a minute; reservations are held until they are settled.
 
-    Itself `Counts`, true after `drain` and `turn`: a decision reads it without a copy.
+    Itself `Counts`, true after `drain` and `turn`: a decision reads it without a copy. `day`: the one that it counts.
     """
 
     __slots__ = (
-        "_at", "_day", "_month", "day_money", "day_tokens", "month_money", "month_tokens", "name", "parallel", "requests", "reserved_money",
+        "_at", "_month", "day", "day_money", "day_tokens", "month_money", "month_tokens", "name", "parallel", "requests", "reserved_money",
         "reserved_tokens", "tokens",
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ class Account:
         self.requests = 0.0
         self.tokens = 0.0
         self._at = 0.0
-        self._day = self._month = ""
+        self.day = self._month = ""
 
     def used(self, calendar: Calendar) -> Used:
         """What was used up in the current day and month."""
@@ -125,7 +125,8 @@ class Account:
 
     def drain(self, now: float, rpm: int, tpm: int) -> None:
         """Let time pass for the buckets, up to `now` (monotonic seconds). `rpm`, `tpm`: a minute's worth; 0: that bucket does not matter."""
-        passed, self._at = (now - self._at) / 60.0, now
+        passed = (now - self._at) / 60.0
+        self._at = now
         if self.requests:
             rest = self.requests - passed * rpm if rpm else 0.0
             self.requests = rest if rest > 0.0 else 0.0
@@ -135,9 +136,9 @@ class Account:
 
     def turn(self, calendar: Calendar) -> None:
         """Begin a new day, or a new month, when it is one. What is reserved stays reserved."""
-        if self._day != calendar.day:
+        if self.day != calendar.day:
             self.day_tokens = self.day_money = 0
-            self._day = calendar.day
+            self.day = calendar.day
             if self._month != calendar.month:
                 self.month_tokens = self.month_money = 0
                 self._month = calendar.month
@@ -152,14 +153,16 @@ class Account:
 
     def settle(self, demand: Demand, need: int, tokens: int) -> None:
         """It is over: what it reserved is free, what it used in truth stays in the bucket."""
-        self.tokens = max(0.0, self.tokens + tokens - need)
+        rest = self.tokens + tokens - need
+        self.tokens = rest if rest > 0.0 else 0.0
         self.parallel -= 1
         self.reserved_tokens -= demand.tokens
         self.reserved_money -= demand.money
 
     def spend(self, calendar: Calendar, tokens: int, money: int) -> None:
         """Tokens and money are gone."""
-        self.turn(calendar)
+        if self.day != calendar.day:
+            self.turn(calendar)
         self.day_tokens += tokens
         self.month_tokens += tokens
         self.day_money += money

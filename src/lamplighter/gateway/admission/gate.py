@@ -183,8 +183,8 @@ class Gate:
         if not admitted:
             raise self._refusal(plan, plan.rules, readings, demand)
         self._active[id(plan)] = plan
-        self._take(held)
-        return Granted(self, held, left(plan.rules, readings, demand))
+        self._take(plan, demand, held)
+        return Granted(self, plan, demand, held, left(plan.rules, readings, demand))
 
     async def _ask(self, shared: Shared, held: Held) -> tuple[bool, list[Reading]]:
         for _ in range(_SEEDINGS):
@@ -232,30 +232,33 @@ class Gate:
         accounts, rules = plan.subjects, plan.rules
         if self._shared is not None and self._gateways > 1:
             rules = tuple(_share(rule, self._gateways) for rule in rules)
-        now = self._clock.monotonic()
-        self._calendar.look()
-        for account, rule in zip(accounts, rules, strict=True):
+        now, calendar, refused = self._clock.monotonic(), self._calendar, False
+        calendar.look()
+        for index, rule in enumerate(rules):
+            account = accounts[index]
             account.drain(now, rule.requests, rule.tokens)
-            account.turn(self._calendar)
-        for account, rule in zip(accounts, rules, strict=True):
+            if account.day != calendar.day:
+                account.turn(calendar)
             if rule.judge(account, demand) is not None:
-                if held is not None:
-                    self._finish(held, 0, 0)
-                raise self._refusal(plan, rules, accounts, demand)
-        held = held or self._hold(plan, demand)
+                refused = True  # the others are brought up to date all the same: the refusal says what is left of them
+        if refused:
+            if held is not None:
+                self._finish(held, 0, 0)
+            raise self._refusal(plan, rules, accounts, demand)
         if self._shared is not None:
+            held = held or self._hold(plan, demand)
             self._active[id(plan)] = plan
-        self._take(held)
-        return Granted(self, held, left(rules, accounts))
+        self._take(plan, demand, held)
+        return Granted(self, plan, demand, held, left(rules, accounts))
 
-    def _take(self, held: Held) -> None:
+    def _take(self, plan: Plan, demand: Demand, held: Held | None) -> None:
         """It is admitted: count it here, whoever decided."""
         self.outstanding += 1
-        if self._shared is not None:
+        if held is not None:
             self._held[held.id] = held
-        demand = held.demand
-        for account, rule in held.plan.limited:
-            account.take(demand, rule.need(demand))
+        estimate = demand.estimate
+        for account, rule in plan.limited:  # as `Rules.need` has it
+            account.take(demand, rule.tokens if 0 < rule.tokens < estimate else estimate)
 
     def _refusal(self, plan: Plan, rules: Sequence[Rules], counts: Sequence[Counts], demand: Demand) -> RequestError:
         now = self._clock.time()
@@ -289,15 +292,15 @@ class Gate:
         self.spending.record(plan.accounts, plan.key, plan.model, prompt, completion, money)
         return prompt + completion, money
 
-    def settle_held(self, held: Held, usage: Usage | None, seconds: float) -> None:
+    def settle_limited(self, plan: Plan, demand: Demand, held: Held | None, usage: Usage | None, seconds: float) -> None:
         """The same for one that reserved something."""
-        plan, demand = held.plan, held.demand
         tokens, money = self.settle(plan, demand, usage, seconds)
         now = self._clock.monotonic()
         for account, rules in plan.limited:
             account.drain(now, rules.requests, rules.tokens)
             account.settle(demand, rules.need(demand), tokens)
-        self._finish(held, tokens, money)
+        if held is not None:
+            self._finish(held, tokens, money)
 
     def _finish(self, held: Held, tokens: int, money: int) -> None:
         """End the lease in Redis, soon."""

@@ -16,7 +16,7 @@ class Settler(Protocol):
 
     def settle(self, plan: Plan, demand: Demand, usage: Usage | None, seconds: float) -> tuple[int, int]: ...
 
-    def settle_held(self, held: Held, usage: Usage | None, seconds: float) -> None: ...
+    def settle_limited(self, plan: Plan, demand: Demand, held: Held | None, usage: Usage | None, seconds: float) -> None: ...
 
 
 class Unlimited:
@@ -37,12 +37,14 @@ class Unlimited:
 
 
 class Granted:
-    """The grant of a request that reserved something."""
+    """The grant of a request that reserved something. `held`: its lease, where limits are shared."""
 
-    __slots__ = ("_gate", "_held", "headers")
+    __slots__ = ("_demand", "_gate", "_held", "_plan", "headers")
 
-    def __init__(self, gate: Settler, held: Held, headers: Headers) -> None:
+    def __init__(self, gate: Settler, plan: Plan, demand: Demand, held: Held | None, headers: Headers) -> None:
         self._gate: Settler | None = gate
+        self._plan = plan
+        self._demand = demand
         self._held = held
         self.headers = headers
 
@@ -50,4 +52,4 @@ class Granted:
         """See `base.Grant`."""
         gate, self._gate = self._gate, None
         if gate is not None:
-            gate.settle_held(self._held, usage, seconds)
+            gate.settle_limited(self._plan, self._demand, self._held, usage, seconds)

@@ -49,16 +49,17 @@ class Plan:
             return _NOTHING
         prompt, completion = request.bound()
         context = self.context
-        if request.route in _ONE_PROMPT:
-            prompt = min(prompt, context)
+        if prompt > context and request.route in _ONE_PROMPT:
+            prompt = context
         likely = prompt // BYTES_PER_TOKEN + 1
         if completion is None:
-            completion, usual = context, min(USUAL_ANSWER, context)
+            completion = context
+            estimate = likely + (USUAL_ANSWER if context > USUAL_ANSWER else context)
         else:
-            usual = completion
+            estimate = likely + completion
         tokens = prompt + completion
         money = self.tariff.cost(prompt, completion, self.reserve_seconds) if self.windows else 0
-        return Demand(likely, min(likely + usual, tokens), tokens, money)
+        return Demand(likely, estimate if estimate < tokens else tokens, tokens, money)
 
 
 _NOTHING = Demand(0, 0, 0, 0)

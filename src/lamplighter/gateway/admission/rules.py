@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
@@ -41,16 +41,16 @@ class Rules:
     month_tokens: int = 0
     day_money: int | None = None
     month_money: int | None = None
+    windows: bool = field(init=False, compare=False, repr=False)
+    """Whether days or months are limited: then a request's upper bound must be known."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "windows", bool(self.day_tokens or self.month_tokens) or self.priced)
 
     @property
     def empty(self) -> bool:
         """Whether nothing is limited."""
         return self == NOTHING
-
-    @property
-    def windows(self) -> bool:
-        """Whether days or months are limited: then a request's upper bound must be known."""
-        return bool(self.day_tokens or self.month_tokens) or self.priced
 
     @property
     def priced(self) -> bool:
@@ -64,7 +64,8 @@ class Rules:
 
     def need(self, demand: Demand) -> int:
         """Tokens that a request takes from the minute's bucket: one that is larger than the bucket takes all of it."""
-        return min(demand.estimate, self.tokens) if self.tokens else demand.estimate
+        estimate, most = demand.estimate, self.tokens
+        return most if 0 < most < estimate else estimate
 
     def share(self, gateways: int) -> "Rules":
         """One gateway's part, rounded up, of what can be divided; days and months are counted from the store and stay whole."""
@@ -85,25 +86,46 @@ class Rules:
         alone: while something is left and nothing else is reserved. So a budget is passed by one request at the most, and is usable to
         its end.
         """
-        if self.requests and (over := counts.requests + 1 - self.requests) > _HAIR:
-            return Refused("requests_per_minute", self.requests, over * 60 / self.requests)
-        if self.tokens and (over := counts.tokens + self.need(demand) - self.tokens) > _HAIR:
-            return Refused("tokens_per_minute", self.tokens, over * 60 / self.tokens)
+        if (most := self.requests) and (over := counts.requests + 1 - most) > _HAIR:
+            return Refused("requests_per_minute", most, over * 60 / most)
+        if most := self.tokens:
+            need = demand.estimate
+            if (over := counts.tokens + (need if need < most else most) - most) > _HAIR:
+                return Refused("tokens_per_minute", most, over * 60 / most)
         if self.parallel and counts.parallel >= self.parallel:
             return Refused("parallel", self.parallel, 1.0)
-        reserved = counts.reserved_tokens
-        if self.day_tokens and (no := _window(counts.day_tokens, reserved, demand.tokens, self.day_tokens)) is not None:
-            return Refused("tokens_per_day", self.day_tokens, *no)
-        if self.month_tokens and (no := _window(counts.month_tokens, reserved, demand.tokens, self.month_tokens)) is not None:
-            return Refused("tokens_per_month", self.month_tokens, *no)
-        reserved = counts.reserved_money
-        if self.day_money is not None and (no := _window(counts.day_money, reserved, demand.money, self.day_money)) is not None:
-            return Refused("budget_per_day", self.day_money, *no)
-        if (
-            self.month_money is not None
-            and (no := _window(counts.month_money, reserved, demand.money, self.month_money)) is not None
-        ):
-            return Refused("budget_per_month", self.month_money, *no)
+        if self.windows:
+            return self._judge_windows(counts, demand)
+        return None
+
+    def _judge_windows(self, counts: Counts, demand: Demand) -> Refused | None:
+        """The same for days and months. Nearly always all of it fits, which one comparison tells."""
+        reserved, cost = counts.reserved_tokens, demand.tokens
+        if cost > 0:  # what costs nothing needs no budget
+            held = reserved + cost if reserved > 0 else cost
+            limit: int | None = self.day_tokens
+            if limit and (used := counts.day_tokens) + held > limit and (no := _window(used, reserved, limit)) is not None:
+                return Refused("tokens_per_day", limit, *no)
+            limit = self.month_tokens
+            if limit and (used := counts.month_tokens) + held > limit and (no := _window(used, reserved, limit)) is not None:
+                return Refused("tokens_per_month", limit, *no)
+        reserved, cost = counts.reserved_money, demand.money
+        if cost > 0:
+            held = reserved + cost if reserved > 0 else cost
+            limit = self.day_money
+            if (
+                limit is not None
+                and (used := counts.day_money) + held > limit
+                and (no := _window(used, reserved, limit)) is not None
+            ):
+                return Refused("budget_per_day", limit, *no)
+            limit = self.month_money
+            if (
+                limit is not None
+                and (used := counts.month_money) + held > limit
+                and (no := _window(used, reserved, limit)) is not None
+            ):
+                return Refused("budget_per_month", limit, *no)
         return None
 
 
@@ -112,14 +134,11 @@ _BUSY = 5.0
 """Seconds after which requests that hold the rest of a budget may be over."""
 
 
-def _window(used: int, reserved: int, cost: int, limit: int) -> tuple[float | None, bool] | None:
-    if cost <= 0:
-        return None  # what costs nothing needs no budget
+def _window(used: int, reserved: int, limit: int) -> tuple[float | None, bool] | None:
+    """For a request that does not fit beside what is used and reserved."""
     if used >= limit:
         return None, False
-    if reserved > 0 and used + reserved + cost > limit:
-        return _BUSY, True
-    return None
+    return (_BUSY, True) if reserved > 0 else None
 
 
 def compiled(limits: Limits | None, currency: str | None) -> Rules:

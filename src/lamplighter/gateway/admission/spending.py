@@ -28,6 +28,9 @@ class Spending:
         self._calendar = calendar
         self._accounts: dict[str, Account] = {}
         self._pending: dict[Where, Spent] = {}
+        self._open: dict[Account, Spent] = {}
+        """The sums of `_pending` that are added to on `_day`, by the pair's account: found without a name."""
+        self._day = ""
         self._lock = asyncio.Lock()
         self._failing = False
 
@@ -50,14 +53,23 @@ class Spending:
         self, accounts: tuple[Account, Account, Account], key: str, model: str, prompt: int, completion: int, money: int
     ) -> None:
         """One request is over. Tokens, and money in billionths. Never waits."""
-        calendar = self._calendar
+        calendar, tokens = self._calendar, prompt + completion
         calendar.look()
-        for account in accounts:
-            account.spend(calendar, prompt + completion, money)
-        where = Where(calendar.day, key, model)
-        pending = self._pending.get(where)
+        day = calendar.day
+        for account in accounts:  # `Account.spend`, written out
+            if account.day != day:
+                account.turn(calendar)
+            account.day_tokens += tokens
+            account.month_tokens += tokens
+            account.day_money += money
+            account.month_money += money
+        if self._day != day:
+            self._day = day
+            self._open.clear()
+        pair = accounts[1]
+        pending = self._open.get(pair)
         if pending is None:
-            pending = self._pending[where] = Spent()
+            pending = self._open[pair] = self._pending.setdefault(Where(day, key, model), Spent())
         pending.requests += 1
         pending.prompt_tokens += prompt
         pending.completion_tokens += completion
@@ -75,6 +87,7 @@ class Spending:
 
     async def _flush(self) -> None:
         batch, self._pending = self._pending, {}
+        self._open.clear()
         try:
             await spend.add(self._store, batch)
         except BaseException:
@@ -85,6 +98,7 @@ class Spending:
         for where, spent in self._pending.items():
             batch.setdefault(where, Spent()).add(spent)
         self._pending = batch
+        self._open.clear()
 
     async def reload(self) -> None:
         """Know what everybody used: the store's sums, with what this process has not written yet. Raises StoreError."""

@@ -105,33 +105,38 @@ def gateway_full(most: int) -> RequestError:
 
 def left(rules: Sequence[Rules], counts: Sequence[Counts], taken: Demand | None = None) -> Headers:
     """`x-ratelimit-*`: of each kind the limit of which the least is left. `taken`: a request that the counts do not know of yet."""
-    tightest: tuple[float, int, float] | None = None
-    scarcest: tuple[float, int, float] | None = None
-    for rule, one in zip(rules, counts, strict=True):
-        if rule.requests:
+    requests = tokens = 0  # the limits
+    requests_full = tokens_full = requests_rest = tokens_rest = 0.0
+    for index, rule in enumerate(rules):
+        one = counts[index]
+        if limit := rule.requests:
             full = one.requests if taken is None else one.requests + 1
-            if tightest is None or rule.requests - full < tightest[0]:
-                tightest = rule.requests - full, rule.requests, full
-        if rule.tokens:
+            if not requests or limit - full < requests_rest:
+                requests, requests_full, requests_rest = limit, full, limit - full
+        if limit := rule.tokens:
             full = one.tokens if taken is None else one.tokens + rule.need(taken)
-            if scarcest is None or rule.tokens - full < scarcest[0]:
-                scarcest = rule.tokens - full, rule.tokens, full
+            if not tokens or limit - full < tokens_rest:
+                tokens, tokens_full, tokens_rest = limit, full, limit - full
     headers: Headers = []
-    if tightest is not None:
-        rest, limit, full = tightest
+    if requests:
         headers = [
-            (b"x-ratelimit-limit-requests", b"%d" % limit),
-            (b"x-ratelimit-remaining-requests", b"%d" % max(0, int(rest + 1e-6))),
-            (b"x-ratelimit-reset-requests", _span(full * 60 / limit).encode()),
+            (b"x-ratelimit-limit-requests", b"%d" % requests),
+            (b"x-ratelimit-remaining-requests", b"%d" % (requests_rest + 1e-6) if requests_rest > 0 else b"0"),
+            (b"x-ratelimit-reset-requests", _reset(requests_full, requests)),
         ]
-    if scarcest is not None:
-        rest, limit, full = scarcest
+    if tokens:
         headers += [
-            (b"x-ratelimit-limit-tokens", b"%d" % limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, int(rest + 1e-6))),
-            (b"x-ratelimit-reset-tokens", _span(full * 60 / limit).encode()),
+            (b"x-ratelimit-limit-tokens", b"%d" % tokens),
+            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens_rest + 1e-6) if tokens_rest > 0 else b"0"),
+            (b"x-ratelimit-reset-tokens", _reset(tokens_full, tokens)),
         ]
     return headers
+
+
+def _reset(full: float, limit: int) -> bytes:
+    """When a bucket that is so `full`, of a `limit` a minute, is empty."""
+    seconds = full * 60 / limit
+    return b"%dms" % round(seconds * 1000) if seconds < 1 else _span(seconds).encode()
 
 
 def _span(seconds: float) -> str:

@@ -61,7 +61,8 @@ def bound(route: str, fields: Fields) -> tuple[int, int | None]:
     prompt += TEMPLATE_TOKENS
     for name in limits:
         if name in fields and (limit := whole_number(fields, name)) is not None:
-            return prompt, limit * _answers(route, fields)
+            several = "n" in fields or route == "completions"
+            return prompt, limit * _answers(route, fields) if several else limit
     return prompt, None
 
 

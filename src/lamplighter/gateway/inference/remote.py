@@ -45,7 +45,7 @@ def check(fields: Mapping[str, Any], *, allowed: bool) -> None:
     `fields`: name to raw JSON, the top level of a request. `allowed`: http and https are, by the configuration; `file:` and others never.
     """
     for name, raw in fields.items():
-        if name in _SCHEMAS or len(raw) < _LEAST:
+        if len(raw) < _LEAST or name in _SCHEMAS:
             continue
         data = bytes(raw)
         if b'url"' not in data and (b"\\u00" not in data or not _ESCAPED.search(data)):
@@ -62,6 +62,8 @@ def check(fields: Mapping[str, Any], *, allowed: bool) -> None:
             ) from None
         for place, url in _tools(value) if name == "tools" else _urls(value, name):
             _judge(place, url, allowed=allowed)
+    if _CARRIERS.isdisjoint(fields):
+        return
     for name in _CARRIERS & fields.keys():
         for place, url in _urls({name: json.loads(bytes(fields[name]))}, ""):
             _judge(place, url, allowed=allowed)
