@@ -7,7 +7,6 @@ is gone this gateway goes on by itself: its share of what can be divided, and da
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Literal
 
 import structlog
@@ -22,7 +21,7 @@ from lamplighter.gateway.admission.bodies import Bodies
 from lamplighter.gateway.admission.counters import Account, Calendar, Counts, Demand, Reading, Used
 from lamplighter.gateway.admission.grants import Granted, Unlimited
 from lamplighter.gateway.admission.plans import Plan, Plans
-from lamplighter.gateway.admission.rules import Refused, Rules
+from lamplighter.gateway.admission.rules import Refused, Rules, share
 from lamplighter.gateway.admission.shared import LEASE, Gone, Held, Missing, Shared
 from lamplighter.gateway.admission.spending import Spending
 from lamplighter.gateway.admission.words import forbidden, gateway_full, left, limit_reached
@@ -177,9 +176,7 @@ class Gate:
         now = self._clock.monotonic()
         for (account, rule), reading in zip(plan.limited, readings, strict=True):
             self._learn(account, rule, reading)
-            account.drain(
-                now, rule.requests, rule.tokens
-            )  # these buckets are asked only when Redis is gone, but then they must be true
+            account.drain(now, rule.requests, rule.tokens)  # asked only when Redis is gone, but then it must be true
         if not admitted:
             raise self._refusal(plan, plan.rules, readings, demand)
         self._active[id(plan)] = plan
@@ -229,27 +226,28 @@ class Gate:
         if not plan.limited:
             self.outstanding += 1
             return Unlimited(self, plan)
-        accounts, rules = plan.subjects, plan.rules
+        rules, limited = plan.rules, plan.limited
         if self._shared is not None and self._gateways > 1:
-            rules = tuple(_share(rule, self._gateways) for rule in rules)
+            rules = tuple(share(rule, self._gateways) for rule in rules)
+            limited = tuple(zip(plan.subjects, rules, strict=True))
         now, calendar, refused = self._clock.monotonic(), self._calendar, False
         calendar.look()
-        for index, rule in enumerate(rules):
-            account = accounts[index]
+        day = calendar.day
+        for account, rule in limited:
             account.drain(now, rule.requests, rule.tokens)
-            if account.day != calendar.day:
+            if account.day != day:
                 account.turn(calendar)
             if rule.judge(account, demand) is not None:
                 refused = True  # the others are brought up to date all the same: the refusal says what is left of them
         if refused:
             if held is not None:
                 self._finish(held, 0, 0)
-            raise self._refusal(plan, rules, accounts, demand)
+            raise self._refusal(plan, rules, plan.subjects, demand)
         if self._shared is not None:
             held = held or self._hold(plan, demand)
             self._active[id(plan)] = plan
         self._take(plan, demand, held)
-        return Granted(self, plan, demand, held, left(rules, accounts))
+        return Granted(self, plan, demand, held, left(rules, plan.subjects))
 
     def _take(self, plan: Plan, demand: Demand, held: Held | None) -> None:
         """It is admitted: count it here, whoever decided."""
@@ -268,9 +266,8 @@ class Gate:
             (plan.words[0], Refused("requests_per_minute", rules[0].requests, 1.0)),  # Redis and we round differently
         )
         ends = self._calendar.day_ends if refused.limit.endswith("day") else self._calendar.month_ends
-        error = limit_reached(
-            refused, whose, now=now, window_ends=ends, currency=self.plans.currency, headers=left(rules, counts)
-        )
+        headers, currency = left(rules, counts), self.plans.currency
+        error = limit_reached(refused, whose, now=now, window_ends=ends, currency=currency, headers=headers)
         return self._refuse(refused.limit, plan.model, error)
 
     def _refuse(self, reason: str, model: str, error: RequestError) -> RequestError:
@@ -296,9 +293,10 @@ class Gate:
         """The same for one that reserved something."""
         tokens, money = self.settle(plan, demand, usage, seconds)
         now = self._clock.monotonic()
-        for account, rules in plan.limited:
-            account.drain(now, rules.requests, rules.tokens)
-            account.settle(demand, rules.need(demand), tokens)
+        estimate = demand.estimate
+        for account, rule in plan.limited:
+            account.drain(now, rule.requests, rule.tokens)
+            account.settle(demand, rule.tokens if 0 < rule.tokens < estimate else estimate, tokens)
         if held is not None:
             self._finish(held, tokens, money)
 
@@ -403,8 +401,3 @@ class Gate:
         metrics.body_memory.labels().set(self.bodies.used)
         metrics.spend_unwritten.labels().set(self.spending.unwritten)
         metrics.limits_degraded.labels().set(float(self.mode == "degraded"))
-
-
-@lru_cache(maxsize=4096)
-def _share(rules: Rules, gateways: int) -> Rules:
-    return rules.share(gateways)
