@@ -118,7 +118,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_close_delimited",
-        "_complete",
         "_content_type",
         "_encoded",
         "_flowing",
@@ -138,6 +137,7 @@ class Connection(asyncio.Protocol):
         "_told",
         "_transport",
         "busy",
+        "complete",
         "deadline",
         "failure",
         "on_body",
@@ -163,7 +163,8 @@ class Connection(asyncio.Protocol):
         self._encoded = False
         self._close_delimited = True
         self._head_done = False
-        self._complete = False
+        self.complete = False
+        """The answer has come to its end: the piece that is told now is the last."""
         self._keep = False
         self._received = False
         self._streaming = False
@@ -205,18 +206,13 @@ class Connection(asyncio.Protocol):
         self._taker = taker
 
     @property
-    def complete(self) -> bool:
-        """Whether the answer has come to its end: the piece that is told now is the last."""
-        return self._complete
-
-    @property
     def usable(self) -> bool:
         """Whether a request can be sent on it."""
         return self._transport is not None and not self._transport.is_closing()
 
     def pause(self) -> None:
         """The taker cannot take more: stop reading the socket, so that the engine feels it."""
-        if not self._paused and self._transport is not None and not self._complete:
+        if not self._paused and self._transport is not None and not self.complete:
             self._paused = True
             self._transport.pause_reading()
 
@@ -230,7 +226,7 @@ class Connection(asyncio.Protocol):
 
     def fail(self, cause: Cause, detail: str) -> None:
         """End the exchange with a failure and close the connection; does nothing when it is over already."""
-        if self.failure is None and not self._complete:
+        if self.failure is None and not self.complete:
             self.failure = UpstreamFailure(cause, detail, received=self._received)
         if self._transport is not None:
             self._transport.abort()
@@ -238,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def done(self) -> None:
         """The exchange is over: keep the connection when that is safe, else close it at once (the engine stops working for nobody)."""
-        transport, keep = self._transport, self._keep and self._complete and self.failure is None
+        transport, keep = self._transport, self._keep and self.complete and self.failure is None
         if self._paused:
             self.resume()
         if transport is not None and (not keep or transport.is_closing()):
@@ -286,7 +282,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self._complete:
+            if not self.complete:
                 self.fail(Cause.PROTOCOL, f"the engine's answer is not proper HTTP: {error}")
                 return
             self._keep = False  # bytes behind a whole answer: it counts, and the connection ends with it
@@ -299,7 +295,7 @@ class Connection(asyncio.Protocol):
             chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             taker.on_piece(chunk)
-        if self._complete:
+        if self.complete:
             self._end()
 
     def _begin(self, taker: Taker, size: int) -> bool:
@@ -310,7 +306,7 @@ class Connection(asyncio.Protocol):
                 self.fail(Cause.PROTOCOL, "the engine's headers are too large")
             return False
         if self._encoded:
-            self._complete = False  # whole or not, it cannot be passed on
+            self.complete = False  # whole or not, it cannot be passed on
             self.fail(Cause.PROTOCOL, "the engine compressed its answer although it was asked not to")
             return False
         if self._streaming:
@@ -320,8 +316,8 @@ class Connection(asyncio.Protocol):
                 if self._taker is None:
                     return False  # nobody wants more
             self._flowing = bool(self._pieces)
-            return self._flowing or self._complete
-        if self._complete:
+            return self._flowing or self.complete
+        if self.complete:
             self._tell_whole(taker)
         elif self._size > MAX_WHOLE:
             self.fail(Cause.PROTOCOL, "the engine's answer is too large")
@@ -348,9 +344,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self.busy and not self._complete and self.failure is None:
+        if self.busy and not self.complete and self.failure is None:
             if exc is None and self._head_done and self._close_delimited and not self._encoded:
-                self._complete = True  # the old way to end a body; its content must tell whether it is whole
+                self.complete = True  # the old way to end a body; its content must tell whether it is whole
             else:
                 self.failure = UpstreamFailure(
                     Cause.LOST, f"the engine closed the connection{f': {exc}' if exc else ''}", received=self._received
@@ -362,7 +358,7 @@ class Connection(asyncio.Protocol):
     # -- httptools
 
     def on_message_begin(self) -> None:
-        if self._complete:
+        if self.complete:
             self._keep = False  # more than was asked for: what follows must never be taken for the answer to the next request
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -377,7 +373,7 @@ class Connection(asyncio.Protocol):
             self._encoded = value.lower() != b"identity"
 
     def on_headers_complete(self) -> None:
-        if self._complete:
+        if self.complete:
             raise ValueError(
                 "more than one answer"
             )  # ends the parsing: the first one's body is whole, and nothing is added to it
@@ -393,5 +389,5 @@ class Connection(asyncio.Protocol):
         if not self._head_done:
             self._content_type, self._retry_after, self._close_delimited = b"", None, True  # of an interim answer
             return
-        self._complete = True
+        self.complete = True
         self._close_delimited = False

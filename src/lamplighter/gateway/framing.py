@@ -32,8 +32,8 @@ class StrictProtocol(HttpToolsProtocol):
         self._in_head = True
         self._broken = False
 
-    def check_head(self) -> None:
-        """Raises Malformed, which ends the connection: call it when a head is whole, before anything is done for it."""
+    def check_head(self) -> str:
+        """The version of HTTP. Raises Malformed, which ends the connection: call it when a head is whole, before anything is done for it."""
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
             raise Malformed(f"HTTP/{version}")
@@ -49,6 +49,7 @@ class StrictProtocol(HttpToolsProtocol):
                 coded = True
         if hosts != 1 and (hosts or version == "1.1"):
             raise Malformed("host")
+        return version
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it is a trailer: no proxy checks those, so they must not pass for headers

@@ -120,6 +120,8 @@ class Lane:
 
     def __init__(self, name: str, config: ModelConfig, routing: RoutingConfig, reporter: Reporter, clock: Clock) -> None:
         self.name = name
+        self.header = b"lamplighter-model: %b\r\n" % name.encode()
+        """The line that its answers have in their heads."""
         self.config = config
         self.known = True
         """Whether the model is still offered."""
@@ -154,7 +156,8 @@ class Lane:
         """Whether all targets weigh the same."""
         self._bound = 0.0
         """Of all requests in flight, what a target of weight 1 may have before affinity gives way."""
-        self._affinity = routing.affinity
+        self.affinity = routing.affinity
+        """Whether prompts that begin alike go where their beginning is warm."""
         self._homes: dict[bytes, tuple[Target, ...]] = {}
         """Where prompts that begin so, and sessions, belong, and who stands in; as long as the targets stay the same."""
         self._sessions: OrderedDict[bytes, Target] = OrderedDict()
@@ -204,7 +207,7 @@ class Lane:
             if not one.blocked_until and self.loads.get(one, 0) < places:
                 return one
         elif self._steady and asker.avoid is None:
-            key = asker.session or (asker.prefix if self._affinity else b"")
+            key = asker.session or (asker.prefix if self.affinity else b"")
             if not key and self._even:
                 index = int(random.random() * count)
                 one, other = targets[index], targets[index - 1 - int(random.random() * (count - 1))]
@@ -231,7 +234,7 @@ class Lane:
             usable = [target for target in usable if target is not asker.avoid]
         if not usable:
             return None
-        session, prefix = asker.session, asker.prefix if self._affinity else b""
+        session, prefix = asker.session, asker.prefix if self.affinity else b""
         span = float(self._routing.slow_start)
         candidates = [
             Candidate(

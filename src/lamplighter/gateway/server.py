@@ -158,7 +158,7 @@ class HttpProtocol(StrictProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self.check_head()
+        version = self.check_head()
         self._in_head = False
         self._head_size = 0
         self._disarm()
@@ -168,7 +168,7 @@ class HttpProtocol(StrictProtocol):
             and parser.get_method() == b"POST"
             and not (parser.should_upgrade() and self._should_upgrade())
         ):
-            old = parser.get_http_version() == "1.0"
+            old = version == "1.0"
             wire = self._routes.take(
                 self,
                 self.url,

@@ -23,7 +23,7 @@ STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, _phrase(status)) for st
 
 def header_lines(headers: Headers) -> bytes:
     """Headers as they are sent, each line ended. Names and values are ours, or were checked."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    return b"\r\n".join([b": ".join(header) for header in headers]) + b"\r\n" if headers else b""
 
 
 class ClientConnection(Protocol):

@@ -113,7 +113,9 @@ class Call:
         self._fallback: _Fallback | None = None
         self._unbroken: Unbroken | None = None
         self.grant: Grant | None = None
-        self.asker = Asker(record.key_id or record.principal_id, session, request.prefix() if len(lane.targets) > 1 else b"")
+        # To look at the prompt's beginning costs more than the routing itself: only where it can decide.
+        prefix = request.prefix() if not session and lane.affinity and len(lane.targets) > 1 else b""
+        self.asker = Asker(record.key_id or record.principal_id, session, prefix)
         self.lane = lane
         self.request = request
         self.record = record

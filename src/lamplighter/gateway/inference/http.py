@@ -339,8 +339,7 @@ class Exchange(Wire):
         lines = self._cors()
         if call is None:
             return lines
-        name = call.lane.name.encode()
-        lines += b"lamplighter-model: %b\r\n" % name
+        lines += call.lane.header
         if record.held is not None:
             if record.asleep:
                 lines += b"lamplighter-wake-ms: %d\r\n" % (record.asleep * 1000)
@@ -349,7 +348,7 @@ class Exchange(Wire):
         if call.grant is not None and call.grant.headers:
             lines += header_lines(call.grant.headers)
         if call.stood_in_for is not None:
-            lines += b"lamplighter-served-by: %b\r\n" % name
+            lines += b"lamplighter-served-by: %b\r\n" % call.lane.name.encode()
         return lines
 
     def on_head(self, head: Head) -> None:
