@@ -110,9 +110,7 @@ class Gateway:
         self.cors, self.hosts = Cors(config.server.cors), Hosts(config.server)
         self.proxies = Proxies(config.server.trusted_proxies)
         border: dict[str, Any] = {"cors": self.cors, "hosts": self.hosts, "proxies": self.proxies}
-        self.direct = InferenceRoutes(
-            self._dispatch, self.keyring, OPERATIONS, self.admission.bodies, cors=self.cors, hosts=self.hosts
-        )
+        self.direct = InferenceRoutes(self._dispatch, self.keyring, OPERATIONS, self.admission.bodies, **border)
         """The routes that the server's protocol answers itself (`server.DirectRoutes`): all POSTs of `OPERATIONS`."""
         self._public = Edge(config, self._route, admin=None if config.server.admin is None else False, **border)
         self._admin = Edge(config, self._route, admin=True, **border)

@@ -25,6 +25,7 @@ class Record:
     `reached`: whether it was sent to an engine; `sent_at`: when, the last time. `held`: how long it waited for an engine, `asleep` of it for
     one to wake. `asked`: the model that was asked for, when another one answers. `answered`: bytes of a whole answer.
     `events`: pieces of a streamed answer. `estimated`: whether `usage` is our own estimate.
+    `client`: the address that asked, behind trusted proxies; '' for those in this process.
     """
 
     route: str
@@ -47,6 +48,7 @@ class Record:
     answered: int = 0
     events: int = 0
     estimated: bool = False
+    client: str = ""
 
     def estimate(self, route: str, prompt_bytes: int) -> None:
         """No engine told what this request used: say about how much, and that it is an estimate. Call it when the request is over.
@@ -164,6 +166,7 @@ class Meter:
                 completion_tokens=usage.completion_tokens if usage else None,
                 key_id=record.key_id,
                 outcome=record.outcome,
+                client=record.client,
             )
 
     def close(self) -> None:

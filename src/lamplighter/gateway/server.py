@@ -82,6 +82,11 @@ class HttpProtocol(StrictProtocol):
         self._quiet_timer: asyncio.TimerHandle | None = None
 
     @property
+    def peer(self) -> str:
+        """The address at the other end, '' where there is none (a Unix socket)."""
+        return self.client[0] if self.client else ""
+
+    @property
     def paused(self) -> bool:
         """The client does not keep up with what is written."""
         return self.flow.write_paused

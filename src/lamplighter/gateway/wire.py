@@ -33,6 +33,11 @@ class ClientConnection(Protocol):
     loop: asyncio.AbstractEventLoop
 
     @property
+    def peer(self) -> str:
+        """The address at the other end, '' where there is none (a Unix socket)."""
+        ...
+
+    @property
     def paused(self) -> bool:
         """The client does not keep up with what is written."""
         ...

@@ -98,10 +98,11 @@ class AccessLog:
         completion_tokens: int | None,
         key_id: str,
         outcome: str,
+        client: str = "",
     ) -> None:
         """Note one request. Durations in seconds. `outcome`: ok, refused, lost, cancelled ...
 
-        All texts must be free of quotes, spaces and control characters: names from the configuration, ids, never what a client wrote.
+        All texts must be free of quotes, spaces and control characters: names from the configuration, ids, addresses, never what a client wrote.
         """
         stamp = self._now()
         if self._json:  # every text here is an identifier of ours, or was checked: nothing to escape
@@ -109,6 +110,8 @@ class AccessLog:
                 f'{{"timestamp":"{stamp}","level":"info","event":"request","request_id":"{request_id}","route":"{route}","model":"{model}",'
                 f'"status":{status},"outcome":"{outcome}","seconds":{seconds:.4f},"key":"{key_id}"'
             )
+            if client:
+                text += f',"client":"{client}"'
             if first is not None:
                 text += f',"first_token_seconds":{first:.4f}'
             if held is not None:
@@ -124,6 +127,8 @@ class AccessLog:
                 text += f" held={held:.1f}s"
             if prompt_tokens is not None:
                 text += f" tokens={prompt_tokens}+{completion_tokens or 0}"
+            if client:
+                text += f" client={client}"
             self._lines.append(f"{text} key={key_id} id={request_id}{self._worker}\n")
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.DELAY, self.flush)

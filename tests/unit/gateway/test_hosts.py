@@ -7,6 +7,7 @@ import pytest
 
 from lamplighter.config import ServerConfig
 from lamplighter.gateway.hosts import Hosts, Proxies, on_loopback
+from lamplighter.gateway.metering import Meter, Record
 from tests.unit.gateway.harness import KEY, Rig, config_of, running
 
 
@@ -198,3 +199,25 @@ async def test_a_proxy_on_this_machine_opens_no_metrics() -> None:
     ):
         assert (await stranger.get("/metrics", headers={"x-forwarded-for": "198.51.100.1"})).status_code == 401
         assert (await stranger.get("/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("trusted", "seen"), [([], "127.0.0.1"), (["127.0.0.1"], "203.0.113.7"), (["127.0.0.1", "203.0.113.0/24"], "198.51.100.1")]
+)
+async def test_the_log_names_the_client_behind_trusted_proxies_only(
+    trusted: list[str], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever abuses a key could write somebody else's address into the log, or hide behind the proxy's."""
+    clients: list[str] = []
+    finish = Meter.finish
+
+    def noted(self: Meter, record: Record) -> None:
+        clients.append(record.client)
+        finish(self, record)
+
+    monkeypatch.setattr(Meter, "finish", noted)
+    async with running(config_of(server={"trusted_proxies": trusted})) as rig:
+        told = {"x-forwarded-for": "198.51.100.1, 203.0.113.7"}
+        answer = await rig.client.post("/v1/chat/completions", json={"model": "none"}, headers=told)
+        assert answer.status_code == 400
+    assert clients == [seen]

@@ -37,12 +37,14 @@ async def test_access_lines_in_json_are_json() -> None:
     written: list[str] = []
     log = AccessLog(VirtualClock(), format="json", write=written.append)
     line(log)
-    line(log, held=2.5, first=None, prompt_tokens=None)
+    line(log, held=2.5, first=None, prompt_tokens=None, client="203.0.113.7")
     log.flush()
     one, other = (json.loads(text) for text in "".join(written).splitlines())
     assert one["timestamp"].startswith("2026-")
     assert (one["status"], one["prompt_tokens"], one["first_token_seconds"]) == (200, 3, 0.25)
     assert other["held_seconds"] == 2.5
+    assert other["client"] == "203.0.113.7"
+    assert "client" not in one
     assert "prompt_tokens" not in other
 
 
@@ -50,9 +52,12 @@ async def test_access_lines_for_people_are_one_line_each() -> None:
     """A person could not read what happened."""
     written: list[str] = []
     log = AccessLog(VirtualClock(START), write=written.append)
-    line(log, held=2.0)
+    line(log, held=2.0, client="203.0.113.7")
     log.flush()
-    assert "[request] 200 chat model=big ok 1500.0ms first=250.0ms held=2.0s tokens=3+5 key=key_1 id=req_1\n" in written[0]
+    assert (
+        "[request] 200 chat model=big ok 1500.0ms first=250.0ms held=2.0s tokens=3+5 client=203.0.113.7 key=key_1 id=req_1\n"
+        in written[0]
+    )
 
 
 async def test_access_lines_are_written_soon_and_together() -> None:

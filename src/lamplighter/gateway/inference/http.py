@@ -19,7 +19,7 @@ from lamplighter.gateway.auth import Identity, Keyring
 from lamplighter.gateway.connection import Cause, Connection, Head, UpstreamFailure
 from lamplighter.gateway.cors import Cors
 from lamplighter.gateway.edge import unknown_host
-from lamplighter.gateway.hosts import Hosts
+from lamplighter.gateway.hosts import Hosts, Proxies
 from lamplighter.gateway.inference import faults
 from lamplighter.gateway.inference.dialects.base import StreamReader
 from lamplighter.gateway.inference.dispatch import Call, Dispatch, parse_wake
@@ -55,12 +55,14 @@ class InferenceRoutes:
         *,
         cors: Cors,
         hosts: Hosts,
+        proxies: Proxies,
     ) -> None:
         self.dispatch = dispatch
         self.keyring = keyring
         self.bodies = bodies
         self.cors = cors if cors.enabled else None
         self.hosts = hosts if hosts.strict else None  # otherwise the key says enough: a page that rebound its name knows none
+        self._proxies = proxies
         self._operations = {path.encode(): operation for path, operation in operations.items()}
 
     def take(
@@ -76,7 +78,13 @@ class InferenceRoutes:
             operation = self._operations.get(unquote_to_bytes(path))
             if operation is None:
                 return None
-        return Exchange(self, connection, operation, dict(headers), keep_alive=keep_alive, old=old, expects=expects)
+        exchange = Exchange(self, connection, operation, dict(headers), keep_alive=keep_alive, old=old, expects=expects)
+        peer = connection.peer
+        if self._proxies and peer:
+            told = (value for name, value in headers if name == b"x-forwarded-for")
+            peer = self._proxies.client(peer, told) or ""
+        exchange.record.client = peer
+        return exchange
 
 
 class Exchange(Wire):
@@ -97,7 +105,6 @@ class Exchange(Wire):
         "_over",
         "_parts",
         "_reader",
-        "_record",
         "_refusal",
         "_reserved",
         "_routes",
@@ -105,6 +112,7 @@ class Exchange(Wire):
         "_stage",
         "_upstream",
         "_wake",
+        "record",
     )
 
     def __init__(
@@ -135,7 +143,7 @@ class Exchange(Wire):
         self._wake: WakeMode | None = None
         self._refusal: RequestError | None = None
         request_id = valid_request_id(headers.get(b"x-request-id")) or f"req_{random.getrandbits(80):020x}"
-        self._record = Record(operation.name, request_id, routes.dispatch.clock.monotonic())
+        self.record = Record(operation.name, request_id, routes.dispatch.clock.monotonic())
         self._call: Call | None = None
         self._upstream: Connection | None = None
         self._reader: StreamReader | None = None
@@ -148,7 +156,7 @@ class Exchange(Wire):
     def begin(self) -> None:
         """Its turn has come: who asks, and may the body come?"""
         self._begun = True
-        headers, record = self._headers, self._record
+        headers, record = self._headers, self.record
         try:
             hosts = self._routes.hosts
             if hosts is not None and not hosts.admits(host := headers.get(b"host")):
@@ -240,7 +248,7 @@ class Exchange(Wire):
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a request whose body was not read (to its end), so that the client gets to read that answer."""
-        self._record.status, self._record.outcome = error.status, "refused"
+        self.record.status, self.record.outcome = error.status, "refused"
         self._parts = []
         if self.more_body and ("connection", "close") not in error.headers:
             declared = self._headers.get(b"content-length", b"")
@@ -255,7 +263,7 @@ class Exchange(Wire):
         send_error(
             self,
             error,
-            self._record.request_id,
+            self.record.request_id,
             self._operation.dialect.error(error),
             lines=self._cors(),
             linger=_LINGER if self.more_body else 0.0,
@@ -272,12 +280,12 @@ class Exchange(Wire):
             raise RuntimeError("a request whose key was not looked at")
         try:
             request = self._operation.parse(parts[0] if len(parts) == 1 else b"".join(parts))
-            call = self._call = self._dispatch.admit(request, self._record, identity, self._wake, request.session(self._headers))
+            call = self._call = self._dispatch.admit(request, self.record, identity, self._wake, request.session(self._headers))
             call.start(self)
         except RequestError as error:
             self.on_error(error)
         except Exception:  # noqa: BLE001 - a defect of ours ends one request, with a line in the log
-            _log.exception("a request failed in an unforeseen way", request_id=self._record.request_id)
+            _log.exception("a request failed in an unforeseen way", request_id=self.record.request_id)
             self.on_error(faults.defect())
 
     def _close(self) -> None:
@@ -294,11 +302,11 @@ class Exchange(Wire):
         self._routes.bodies.release(self._reserved)
         if call is not None:
             call.close()
-        self._dispatch.meter.finish(self._record)
+        self._dispatch.meter.finish(self.record)
 
     def leave(self) -> None:
         Wire.leave(self)
-        record = self._record
+        record = self.record
         if not self._over and self._begun:
             if self._refusal is None:
                 record.outcome = "cancelled"
@@ -319,7 +327,7 @@ class Exchange(Wire):
         """There is no answer, or no more of it."""
         if self._over:
             return
-        record = self._record
+        record = self.record
         record.outcome = "refused" if error.status < 500 or self._call is None else "failed"
         if self.started:  # the status is gone: an event must say it
             record.status = 200
@@ -335,7 +343,7 @@ class Exchange(Wire):
         return b"" if cors is None else cors.headers_for(self._headers.get(b"origin"))
 
     def _own_lines(self) -> bytes:
-        call, record = self._call, self._record
+        call, record = self._call, self.record
         lines = self._cors()
         if call is None:
             return lines
@@ -370,7 +378,7 @@ class Exchange(Wire):
             raise faults.not_json(call.lane) from None
         if self.started:  # a stream was promised and comments were sent, but the engine does not stream
             raise faults.no_stream(call.lane)
-        record = self._record
+        record = self.record
         record.usage, record.answered = usage, len(body)
         record.status = 200
         self.start(
@@ -392,7 +400,7 @@ class Exchange(Wire):
             self._beat(f"lamplighter served-by={call.lane.name}")
 
     def _start(self) -> None:
-        record = self._record
+        record = self.record
         record.status = 200
         self.start(
             200,
@@ -412,11 +420,11 @@ class Exchange(Wire):
             upstream.fail(Cause.PROTOCOL, str(error))
             return
         except Exception:  # noqa: BLE001 - a defect of ours ends one request, with a line in the log
-            _log.exception("a stream could not be read", request_id=self._record.request_id)
+            _log.exception("a stream could not be read", request_id=self.record.request_id)
             upstream.fail(Cause.PROTOCOL, "the engine's stream could not be read")
             return
         if out:
-            record = self._record
+            record = self.record
             if record.first_at is None:
                 record.first_at = self._dispatch.clock.monotonic()
                 if not self.started:
@@ -446,7 +454,7 @@ class Exchange(Wire):
         try:
             self._finish_stream(failure, announced=announced)
         except Exception:  # noqa: BLE001 - a defect of ours ends one request, with a line in the log
-            _log.exception("a stream could not be ended", request_id=self._record.request_id)
+            _log.exception("a stream could not be ended", request_id=self.record.request_id)
             self.on_error(faults.defect())
 
     def _finish_stream(self, failure: UpstreamFailure | None, *, announced: bool) -> None:
@@ -465,7 +473,7 @@ class Exchange(Wire):
             self.finish(last)
             self._close()
             return
-        self._record.outcome = "lost"
+        self.record.outcome = "lost"
         call.lost(failure or UpstreamFailure(Cause.LOST, detail, received=True))
         if failure is not None and failure.cause is Cause.STALLED:
             self.abort()  # it would not read the error either
@@ -479,7 +487,7 @@ class Exchange(Wire):
         """While held: headers early, a comment at every stage and at least every heartbeat."""
         config = self._dispatch.config.gateway
         now = self._dispatch.clock.monotonic()
-        elapsed = now - self._record.began
+        elapsed = now - self.record.began
         early = min(float(config.early_headers), _EARLIEST)
         if not self.started:
             if elapsed < early:
