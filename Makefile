@@ -39,7 +39,7 @@ dev: setup-dev ## Run everything on fakes with a slow five-stage wake, to work o
 
 test: setup-dev test-web ## Run the tests: unit, contract, journeys, and the page's own
 	@$(SYSTEM)
-	@$(BIN)/pytest -n $(WORKERS) $(TESTS) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
 
 test-long: setup-dev ## Run the tests that take minutes
 	@$(SYSTEM)

@@ -323,12 +323,20 @@ class _Planner:
         if self._blocked(model) or model in self.view.halted or self._held_asleep(model):
             return 0
         staying = self._count(model, STAYING)
-        if model in self.view.waking and not staying:
+        if not staying and (model in self.view.waking or self._runs_out(model)):
             return 0
         share = self.shares[model]
         if self._asks(model) and not share:
             share = 1  # it waits for a place; if one is free now, it is not denied
         return max(0, min(share, max(1, self.policy.min_replicas, self.view.ceilings.get(model, share))) - staying)
+
+    def _runs_out(self, model: str) -> bool:
+        """All that is left of its demand are answers that still run on replicas that drain: those need no other replica."""
+        demand = self.demand[model]
+        drains = any(r.model == model and r.state is S.DRAINING for r in self.view.replicas) or any(
+            a.kind is Kind.DRAIN and a.model == model for a in self.actions
+        )
+        return drains and not demand.queued and not _wanted(demand, self.now)
 
     def _held_asleep(self, model: str) -> bool:
         """A person sent it to sleep and nobody asked since: a pool's minimum does not wake it again."""

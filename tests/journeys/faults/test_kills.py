@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.journeys.harness import Server, eventually, running
@@ -143,18 +144,22 @@ def test_sigterm_lets_a_running_answer_finish(server: Callable[..., Server]) -> 
 
 
 def test_a_frozen_engine_is_noticed(server: Callable[..., Server]) -> None:
-    """A hung engine would swallow requests until somebody looks."""
+    """A hung engine would swallow requests until somebody looks, and cut the answers that it was writing."""
     config = BASE + "gateway: {idle_stream_timeout: 2s}\nkeeper: {interval: 500ms, probe_timeout: 500ms, hung_after: 2s}\n"
     with running(server(config)) as lamplighter, lamplighter.http() as client:
         with client.stream("POST", "/v1/chat/completions", json={**STORY, "stream": True}) as answer:
-            lines = []
+            lines: list[str] = []
+            frozen: list[psutil.Process] = []
             for line in answer.iter_lines():
                 lines.append(line)
-                if len(lines) == 6:
-                    for engine in lamplighter.engines():
+                if not frozen and sum(one.startswith("data:") for one in lines) == 3:
+                    frozen = lamplighter.engines()
+                    for engine in frozen:
                         engine.send_signal(signal.SIGSTOP)
-        assert "[DONE]" not in "".join(lines)
-        assert '"error"' in "".join(lines)
+        assert frozen
+        text = "".join(lines)
+        assert ("[DONE]" in text) != ('"error"' in text), "whole, written on by the next engine, or broken and said to be"
+        eventually(lambda: not any(engine.is_running() for engine in frozen), what="the frozen engine is ended")
         answered = eventually(
             lambda: (found := client.post("/v1/chat/completions", json=HELLO)).status_code == 200 and found,
             what="a new engine answers",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lamplighter.capacity.pace import Window
@@ -188,6 +188,10 @@ def check(pool: Pool) -> list[Action]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies, st.lists(events, max_size=25))
+@example(
+    Policy(max_replicas=3, target_per_replica=1, swap_after=5.0, min_residency=5.0),
+    [("ask", "a", 1), ("pass", "a", 10), ("sleep", "a", 0)],
+)
 def test_promises_hold_in_every_history(policy: Policy, history: list[tuple[str, str, int]]) -> None:
     """If this fails, some pattern of requests launches too much, launches for nobody, or cuts an answer."""
     pool = Pool(policy)
