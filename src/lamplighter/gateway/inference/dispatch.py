@@ -28,9 +28,11 @@ from lamplighter.gateway.metering import Meter, Record
 from lamplighter.gateway.relay import WakeMode
 from lamplighter.gateway.retries import backoff, falls_back
 from lamplighter.gateway.routing import Asker, Lane, Lanes, Outcome, Target
+from lamplighter.gateway.sse import Usage
 from lamplighter.store.bus import Bus, Topic
 from lamplighter.store.wakes import Wake
 
+_NOTHING = Usage()
 OUTCOMES = {
     Cause.CONNECT: Outcome.CONNECT,
     Cause.LOST: Outcome.LOST,
@@ -166,7 +168,12 @@ class Call:
         if self.grant is not None:
             grant, self.grant = self.grant, None
             began = record.began + (record.held or 0.0)
-            grant.settle(record.usage, seconds=self._dispatch.clock.monotonic() - began if record.reached else 0.0)
+            # What has no usage even by estimate wrote nothing: an engine refused it, or was lost before its first word.
+            # It is billed as it is accounted.
+            if record.reached:
+                grant.settle(record.usage or _NOTHING, seconds=self._dispatch.clock.monotonic() - began)
+            else:
+                grant.settle(None, seconds=0.0)
 
     def stop(self) -> None:
         """The gateway ends, and this call still waits for something."""

@@ -12,7 +12,7 @@ import pytest
 from lamplighter.core.errors import RequestError
 from lamplighter.gateway.inference.operations import OPERATIONS
 from lamplighter.gateway.relay import UpstreamLost
-from lamplighter.store import principals
+from lamplighter.store import principals, spend
 from tests.unit.gateway.harness import Rig, config_of, running
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -204,3 +204,21 @@ async def test_a_proxys_own_password_does_not_hide_the_session() -> None:
         assert (await rig.client.get("/api/session", headers={"authorization": headers["authorization"]})).status_code == 401
         wrong = {"cookie": cookie, "authorization": "Bearer lk-wrong"}
         assert (await rig.client.get("/api/session", headers=wrong)).status_code == 401
+
+
+async def test_what_an_engine_refuses_costs_no_tokens() -> None:
+    """The bill and the account of the same request would differ, and a person would pay for a typo."""
+    engine = Engine()
+    engine.open.set()
+    server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
+    engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    price = {"prompt": "1 USD/Mtok", "completion": "1 USD/Mtok"}
+    model = {"engine": "fake", "pool": "cloud", "price": price, "limits": {"tokens_per_minute": 100_000}}
+    async with server, running(config_of(models={"big": model})) as rig:
+        await rig.ready(engine.url)
+        answer = await rig.client.post("/v1/chat/completions", json={"model": "big", "messages": HELLO, "max_tokens": 50})
+        assert answer.status_code == 400
+        assert engine.asked == 1
+        await rig.gateway.admission.spending.flush()
+        [spent] = (await spend.since(rig.store, "2000-01-01")).values()
+        assert (spent.requests, spent.prompt_tokens, spent.completion_tokens, spent.money) == (1, 0, 0, 0)
