@@ -67,6 +67,8 @@ async def test_a_request_larger_than_the_minute_gets_through_alone() -> None:
         grant = await r.admit(me, ask(max_tokens=900))
         await r.refused(me, ask(max_tokens=1))
         grant.settle(Usage(10, 40), seconds=1)
+        error = await r.refused(me, ask(max_tokens=1))
+        assert ("x-ratelimit-remaining-tokens", "0") in error.headers  # exactly what it used, no more and no less
         await r.clock.advance(60)
         (await r.admit(me, ask(max_tokens=900))).settle(None, seconds=0)
 

@@ -161,6 +161,7 @@ async def test_only_the_holder_of_a_key_learns_what_became_of_it(store: Store) -
         with pytest.raises(RequestError) as refused:
             keyring.identify(bearer(made[name][1]))
         assert (refused.value.status, refused.value.code) == (401, code)
+        assert {"rotated": "replaced"}.get(name, name) in refused.value.message
         with pytest.raises(RequestError) as refused:
             keyring.identify(bearer(made[name][1][:-1]))
         assert refused.value.code == "invalid_api_key"
