@@ -172,8 +172,8 @@ def said(payloads: list[Any]) -> str:
 
 
 @asynccontextmanager
-async def running(config: Config | None = None, *, clock: Clock | None = None, http: Any = None) -> AsyncIterator[Rig]:
-    """A gateway that serves on a free port. `http`: another protocol class for uvicorn, to test without our own."""
+async def running(config: Config | None = None, *, clock: Clock | None = None) -> AsyncIterator[Rig]:
+    """A gateway that serves on a free port."""
     clock = clock or SystemClock()
     store = await Store.open(None, clock)
     try:
@@ -184,8 +184,6 @@ async def running(config: Config | None = None, *, clock: Clock | None = None, h
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         options: dict[str, Any] = {"loop": "asyncio", "log_level": "error", "timeout_graceful_shutdown": 1}
-        if http is not None:
-            options["http"] = http
         server = uvicorn.Server(configure(gateway.asgi, **options))
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined] # older versions of uvicorn install them
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -102,23 +102,16 @@ class Ollama:
             loading.stage("pull")
             await self._pull(endpoint, model, loading)
         loading.stage("load")
-        answer = await post(
-            endpoint, "/api/generate", {"model": model, "keep_alive": _seconds(keep), "stream": False}, timeout=_LOAD_LIMIT
-        )
-        if (
-            isinstance(answer, httpx.Response)
-            and answer.status_code == httpx.codes.BAD_REQUEST
-            and "not support generate" in answer.text
-        ):
-            answer = await self._embed(endpoint, model, keep, _LOAD_LIMIT)
-        _check(answer)
+        await self._keep(endpoint, model, keep, _LOAD_LIMIT)
 
     async def hold(self, endpoint: Endpoint, name: str, config: ModelConfig, *, keep: float, timeout: float) -> None:
         """See `Resident`. Every answer sets the server's own time again, so this has to be said now and then."""
-        model = self.upstream_model(name, config)
-        answer = await post(
-            endpoint, "/api/generate", {"model": model, "keep_alive": _seconds(keep), "stream": False}, timeout=timeout
-        )
+        await self._keep(endpoint, self.upstream_model(name, config), keep, timeout)
+
+    async def _keep(self, endpoint: Endpoint, model: str, keep: float, timeout: float) -> None:
+        """Ask for the model without a prompt: that loads it, and keeps it for `keep` seconds from now."""
+        body = {"model": model, "keep_alive": _seconds(keep), "stream": False}
+        answer = await post(endpoint, "/api/generate", body, timeout=timeout)
         if (
             isinstance(answer, httpx.Response)
             and answer.status_code == httpx.codes.BAD_REQUEST

@@ -4,13 +4,14 @@ Not responsible for what the events of one family are called: a subclass reads t
 """
 
 import re
+from abc import ABC, abstractmethod
 
 import msgspec
 
 from lamplighter.gateway.sse import Splitter, Usage, payload
 
 
-class TypedReader:
+class TypedReader(ABC):
     """A `StreamReader`. Only events that hold one of `signs` are read; all others pass as they are."""
 
     signs: re.Pattern[bytes]
@@ -51,9 +52,9 @@ class TypedReader:
         except (msgspec.MsgspecError, RecursionError):
             return event  # not ours to judge: the client's library will
 
+    @abstractmethod
     def read(self, event: bytes, content: bytes) -> bytes:
         """Take notice of one event, whose data is `content`; give it back, or what goes on in its place."""
-        raise NotImplementedError
 
     @property
     def partial(self) -> bool:
