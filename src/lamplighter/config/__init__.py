@@ -1,21 +1,21 @@
 """`lamplighter.yaml` as one frozen tree. Reading the file is `load`; the tree is `model`; nothing else reads settings."""
 
+from lamplighter.config.cloud import CloudConfig
 from lamplighter.config.load import defaults, load, parse
+from lamplighter.config.mesh import MeshConfig
 from lamplighter.config.model import (
     Config,
     EngineKind,
-    FakePool,
     GatewayConfig,
     KeeperConfig,
     LogConfig,
     ModelConfig,
     PoolConfig,
-    ProcessPool,
     ServerConfig,
-    StaticPool,
 )
+from lamplighter.config.pools import AwsPool, CommandPool, FakePool, ProcessPool, StaticPool
 
 __all__ = [
-    "Config", "EngineKind", "FakePool", "GatewayConfig", "KeeperConfig", "LogConfig", "ModelConfig", "PoolConfig", "ProcessPool",
-    "ServerConfig", "StaticPool", "defaults", "load", "parse",
+    "AwsPool", "CloudConfig", "CommandPool", "Config", "EngineKind", "FakePool", "GatewayConfig", "KeeperConfig", "LogConfig", "MeshConfig",
+    "ModelConfig", "PoolConfig", "ProcessPool", "ServerConfig", "StaticPool", "defaults", "load", "parse",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, 
 
 from lamplighter.config.section import Section
 from lamplighter.config.types import Span
-from lamplighter.core.units import Duration, Money, Price
+from lamplighter.core.units import Budget, Duration, Money, Price
 
 Unlimited = Literal["unlimited"]
 """Written where a default would otherwise hold."""
@@ -68,6 +68,24 @@ HourPrice = Annotated[
     PlainValidator(_price("hour")),
     _text,
     WithJsonSchema({"type": "string", "pattern": rf"^{_AMOUNT}\s*/\s*hour$", "examples": ["0.526 USD/hour"]}),
+]
+
+
+def _budget(value: Any) -> Budget:
+    if isinstance(value, str):
+        value = Budget.parse(value)
+    if not isinstance(value, Budget):
+        raise ValueError("write a budget as money per period, such as 60 USD/month")  # noqa: TRY004 - as above
+    if value.period == "hour":
+        raise ValueError("a pool's budget is per day or per month, such as 60 USD/month")
+    return value
+
+
+PoolBudget = Annotated[
+    Budget,
+    PlainValidator(_budget),
+    _text,
+    WithJsonSchema({"type": "string", "pattern": rf"^{_AMOUNT}\s*/\s*(day|month)$", "examples": ["60 USD/month"]}),
 ]
 Count = Annotated[
     int | Unlimited,
@@ -194,6 +212,6 @@ def checked(limits: dict[str, Any] | None) -> KeyLimits | None:
 
 
 __all__ = [
-    "FIELDS", "Amount", "Count", "HourPrice", "KeyLimits", "Limits", "LimitsConfig", "RedisConfig", "TokenPrice", "Unlimited",
+    "FIELDS", "Amount", "Count", "HourPrice", "KeyLimits", "Limits", "LimitsConfig", "PoolBudget", "RedisConfig", "TokenPrice", "Unlimited",
     "checked", "one_currency",
 ]  # fmt: skip

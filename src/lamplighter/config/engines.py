@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 CapabilityName = Literal["chat", "completions", "embeddings", "responses", "messages", "rerank", "tokenize"]
 
 FITS: Mapping[str, tuple[str, ...]] = {
-    "llamacpp": ("process",),
-    "vllm": ("process", "static"),
-    "ollama": ("process", "static"),
-    "openai": ("static",),
+    "llamacpp": ("process", "aws"),
+    "vllm": ("process", "static", "command", "aws"),
+    "ollama": ("process", "static", "command", "aws"),
+    "openai": ("static", "command"),
     "fake": ("fake",),
 }
 """The kinds of pool in which an engine runs."""
@@ -27,6 +27,10 @@ _OWN: Mapping[str, tuple[str, ...]] = {
     "environment": _STARTED,
     "pull": ("ollama",),
 }
+_WHERE: Mapping[str, tuple[str, ...]] = {"program": ("process",), "image": ("aws",), "hub_token": ("aws",)}
+"""Settings that only make sense in some kinds of pool."""
+_FOREIGN = ("static", "command")
+"""Kinds of pool whose engine somebody else configures and starts."""
 """Settings that only some engines understand; anywhere else they would do nothing, in silence."""
 _EMBEDDED: Mapping[str, str] = {
     "context": "arguments: [--max-model-len, ...], or environment: {OLLAMA_CONTEXT_LENGTH: ...}",
@@ -54,10 +58,16 @@ def check(name: str, model: "ModelConfig", pool: "PoolConfig") -> None:
     for setting, instead in _EMBEDDED.items():
         if _given(model, setting) and model.engine in _STARTED:
             raise ValueError(f"{where}.{setting}: only for engine 'llamacpp'; for {model.engine!r} write {instead}")
-    if pool.kind == "static":
-        for setting in ("program", "arguments", "environment"):
+    for setting, places in _WHERE.items():
+        if _given(model, setting) and pool.kind not in places:
+            raise ValueError(
+                f"{where}.{setting}: only in pools of kind {' or '.join(places)}; {model.pool!r} is of kind {pool.kind!r}"
+            )
+    if pool.kind in _FOREIGN:
+        for setting in ("arguments", "environment"):
             if _given(model, setting):
-                raise ValueError(f"{where}.{setting}: the server of a static pool is somebody else's to start; set it there")
+                raise ValueError(f"{where}.{setting}: the server of a {pool.kind} pool is somebody else's to start; set it there")
+    if pool.kind == "static":
         if model.pull and not pool.elastic:
             raise ValueError(f"{where}.pull: give the pool {model.pool!r} a sleep_after (`never` keeps what is loaded)")
         if pool.elastic and model.engine != "ollama":
@@ -86,6 +96,13 @@ def _check_source(where: str, model: "ModelConfig", pool: "PoolConfig") -> None:
         prefixes = ("catalogue:", "hf:", "file:")
         if source is None or not (source == "bundled" or source.startswith(prefixes)):
             raise ValueError(f"{where}.source: write bundled, catalogue:NAME, hf:OWNER/REPO[:FILE.gguf] or file:PATH")
+        if pool.kind == "aws" and not source.startswith(("hf:", "catalogue:")):
+            raise ValueError(
+                f"{where}.source: a cloud node has no files of yours; write hf:OWNER/REPO[:FILE.gguf] or catalogue:NAME"
+            )
+    elif model.engine == "vllm" and pool.kind == "aws":
+        if source is None or not source.startswith("hf:"):
+            raise ValueError(f"{where}.source: write hf:OWNER/REPO")
     elif model.engine == "vllm" and pool.kind == "process":
         if source is None or not source.startswith(("hf:", "file:")):
             raise ValueError(f"{where}.source: write hf:OWNER/REPO or file:PATH")

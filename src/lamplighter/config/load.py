@@ -14,7 +14,8 @@ from lamplighter.config.model import DEFAULT_MODELS, DEFAULT_POOLS, Config
 from lamplighter.core.errors import ConfigError
 
 _MAX_FILE = 1_000_000
-_UNION_TAGS = {"process", "static", "fake"}
+_KINDS = ("process", "static", "command", "aws")
+_UNION_TAGS = {*_KINDS, "fake"}
 _NO_KIND = {"union_tag_invalid", "union_tag_not_found"}
 
 
@@ -135,7 +136,8 @@ def _sentence(detail: ErrorDetails) -> str:
         return "is missing"
     if kind in _NO_KIND:
         got = value.get("kind") if isinstance(value, dict) else value
-        return "is missing; write process or static" if got is None else f"must be one of process, static; got {got!r}"
+        kinds = ", ".join(_KINDS)
+        return f"is missing; write one of {kinds}" if got is None else f"must be one of {kinds}; got {got!r}"
     if kind == "value_error":
         return str(context.get("error", detail["msg"]))
     if kind == "literal_error":

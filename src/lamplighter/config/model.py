@@ -4,15 +4,18 @@ Cross-field rules live in `Config`. Secrets appear only as references (`env:NAME
 """
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from lamplighter.config import engines as engine_rules
 from lamplighter.config import routing as routing_rules
-from lamplighter.config.admission import HourPrice, Limits, LimitsConfig, RedisConfig, TokenPrice, one_currency
+from lamplighter.config.admission import Limits, LimitsConfig, RedisConfig, TokenPrice, one_currency
+from lamplighter.config.cloud import CloudConfig
 from lamplighter.config.engines import CapabilityName
+from lamplighter.config.mesh import MeshConfig
+from lamplighter.config.pools import AwsPool, CommandPool, FakePool, HttpUrl, ProcessPool, SecretRef, StaticPool
 from lamplighter.config.routing import BreakerConfig, RoutingConfig
 from lamplighter.config.schedule import HoursText
 from lamplighter.config.section import Section
@@ -23,9 +26,6 @@ from lamplighter.core.units import Duration, Money, Size
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-SecretRef = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
-HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")]
-
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 EngineKind = Literal["llamacpp", "vllm", "ollama", "openai", "fake"]
 
@@ -220,11 +220,24 @@ class ModelConfig(Section):
         description="Engines `vllm` and `ollama` in a process pool: the program to start; default: found on the PATH.",
     )
     arguments: tuple[str, ...] = Field(
-        (), strict=False, max_length=256, description="Engine `vllm` in a process pool: further arguments of `vllm serve`."
+        (),
+        strict=False,
+        max_length=256,
+        description="Engine `vllm` in a process or cloud pool: further arguments of `vllm serve`.",
     )
     environment: dict[EnvironmentName, str] = Field(
         default_factory=dict,
-        description="Engines `vllm` and `ollama` in a process pool: added to the engine's environment, such as CUDA_VISIBLE_DEVICES. No secrets.",
+        description="Engines `vllm` and `ollama` in a process or cloud pool: added to the engine's environment, such as CUDA_VISIBLE_DEVICES. No secrets.",
+    )
+    image: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        description="In a pool of kind `aws`: the engine's container image, by tag or digest; default: the one that this version was made for.",
+    )
+    hub_token: SecretRef | None = Field(
+        None,
+        description="In a pool of kind `aws`: reference to the hub's token for gated models; the node gets it through the stack's secret store.",
     )
     capabilities: tuple[CapabilityName, ...] | None = Field(
         None, strict=False, description="What the model can be asked for; default: what the engine says, or usually has."
@@ -238,163 +251,7 @@ class ModelConfig(Section):
     )
 
 
-class _Priced(Section):
-    price: HourPrice | None = Field(
-        None, description="What one replica costs; each request is charged its time on the engine times this, over `price_share`."
-    )
-    price_share: int = Field(
-        1,
-        ge=1,
-        le=10_000,
-        description="How many requests are reckoned to share a replica's price. 1: nobody is ever charged too little.",
-    )
-
-
-class _PoolBase(_Priced):
-    sleep_after: SpanOrNever = Field(
-        Duration(600),
-        description="Idle time after the end of the last answer until a replica is drained and stopped; `never` keeps it.",
-    )
-    min_replicas: int = Field(0, ge=0, le=1000, description="Replicas that run even when nobody asks.")
-    max_replicas: int = Field(1, ge=1, le=1000, description="Replicas at the most; each holds one model.")
-    boot_deadline: Span = Field(Duration(900), description="Limit for one wake; then it failed and is tried again.")
-    swap_after: Span = Field(
-        Duration(60),
-        description="When the pool is full: idle time of a resident model until it makes room for another that is asked for.",
-    )
-    min_residency: Span = Field(
-        Duration(120), description="A model once loaded stays at least this long before it makes room for another."
-    )
-    target_per_replica: int = Field(
-        8,
-        ge=1,
-        le=100_000,
-        description="Queued and running requests per replica above which another replica is added, up to max_replicas.",
-    )
-    scale_up_after: Delay = Field(
-        Duration(3),
-        description="How long a higher count must have been needed before more replicas are added; the first one comes at once.",
-    )
-    scale_down_after: Span = Field(
-        Duration(300), description="How long a lower count must have been enough before a surplus replica is drained."
-    )
-    keep_warm: tuple[HoursText, ...] = Field(
-        (),
-        strict=False,
-        max_length=64,
-        description="Hours in which its models stay awake although nobody asks, such as `Mon-Fri 08:00-18:00 Europe/Berlin`.",
-    )
-
-    @property
-    def elastic(self) -> bool:
-        """Whether it wakes and sleeps."""
-        return True
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError("min_replicas must not be larger than max_replicas")
-        return self
-
-
-class ProcessPool(_PoolBase):
-    """Engines as processes on this machine."""
-
-    kind: Literal["process"] = Field(description="Engines as processes of this machine.")
-
-
-class FakePool(_PoolBase):
-    """Pretended capacity with slow stages, for development and tests."""
-
-    kind: Literal["fake"] = Field(description="Pretended capacity, for development.")
-    stages: dict[str, Span] = Field(
-        {"capacity": Duration(8), "boot": Duration(12), "mesh": Duration(4), "pull": Duration(10), "load": Duration(6)},
-        description="The stages of a wake and how long each takes.",
-    )
-    tokens_per_second: float = Field(40, gt=0, le=100_000, description="Speed of the pretended engine.")
-
-
-def _base_url(value: str) -> str:
-    try:
-        urlsplit(value).port  # noqa: B018 - reading it is what checks its range
-    except ValueError as error:
-        raise ValueError(f"{value!r} has an impossible port: {error}") from error
-    return value.rstrip("/").removesuffix("/v1")
-
-
-Weight = Annotated[float, Field(gt=0, le=1000)]
-
-
-class StaticServer(Section):
-    """One more server of an always-on pool."""
-
-    url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
-    weight: Weight = Field(1.0, description="Its share of the requests, relative to the other servers.")
-
-    _reachable = field_validator("url")(_base_url)
-
-
-class StaticPool(_Priced):
-    """A server that is always on: an existing vLLM, Ollama, LM Studio, or any OpenAI-compatible URL."""
-
-    kind: Literal["static"] = Field(description="An always-on OpenAI-compatible server.")
-    url: HttpUrl = Field(description="Its base URL, with or without `/v1`.")
-    key: SecretRef | None = Field(None, description="Reference to its API key: `env:NAME` or `file:PATH`.")
-    ca: str | None = Field(
-        None,
-        min_length=1,
-        description="For https: PEM file with an authority that its certificate may come from, beside those that the system trusts.",
-    )
-    weight: Weight = Field(1.0, description="Its share of the requests when there are `servers` beside it.")
-    servers: list[StaticServer] = Field(
-        [],
-        description="Further servers that serve the same models with the same key; requests are shared among all that are well.",
-    )
-    sleep_after: SpanOrNever | None = Field(
-        None,
-        description="Only where all models have engine `ollama`: load them when they are asked for and unload them after this idle time "
-        "(`never` keeps them). Without it the server is only watched.",
-    )
-    max_loaded: int = Field(
-        3, ge=1, le=1000, description="With sleep_after: models that are loaded at the same time, at the most."
-    )
-    boot_deadline: Span = Field(Duration(900), description="With sleep_after: limit for pulling and loading a model.")
-    swap_after: Span = Field(
-        Duration(60),
-        description="With sleep_after: idle time of a loaded model until it makes room for another that is asked for.",
-    )
-    min_residency: Span = Field(
-        Duration(120), description="With sleep_after: a model once loaded stays at least this long before it makes room."
-    )
-    keep_warm: tuple[HoursText, ...] = Field(
-        (),
-        strict=False,
-        max_length=64,
-        description="With sleep_after: hours in which its models stay loaded although nobody asks.",
-    )
-
-    @property
-    def elastic(self) -> bool:
-        """Whether models are loaded and unloaded there."""
-        return self.sleep_after is not None
-
-    _reachable = field_validator("url")(_base_url)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Every server's URL with its weight."""
-        return {self.url: self.weight} | {server.url: server.weight for server in self.servers}
-
-    @model_validator(mode="after")
-    def _several(self) -> Self:
-        if len(self.weights) <= len(self.servers):
-            raise ValueError("servers: a URL is written twice")
-        if self.servers and self.elastic:
-            raise ValueError("servers: not possible with sleep_after, which is about the models of one server")
-        return self
-
-
-PoolConfig = Annotated[ProcessPool | StaticPool | FakePool, Field(discriminator="kind")]
+PoolConfig = Annotated[ProcessPool | StaticPool | CommandPool | AwsPool | FakePool, Field(discriminator="kind")]
 
 DEFAULT_MODELS = {"small": {"engine": "llamacpp", "pool": "here", "source": "bundled"}}
 DEFAULT_POOLS = {"here": {"kind": "process"}}
@@ -432,6 +289,14 @@ class Config(Section):
     redis: RedisConfig = Field(
         default_factory=lambda: RedisConfig.model_validate({}), description="Through which several gateways share limits."
     )
+    mesh: MeshConfig = Field(
+        default_factory=lambda: MeshConfig.model_validate({}),
+        description="The Nebula mesh that joins home and the machines of cloud pools.",
+    )
+    cloud: CloudConfig = Field(
+        default_factory=lambda: CloudConfig.model_validate({}),
+        description="What `lamplighter cloud apply` builds in AWS beside the pools.",
+    )
     models: dict[Name, ModelConfig] = Field(description="The models, by the name that clients ask for.")
     pools: dict[PoolName, PoolConfig] = Field(description="The pools, by name.")
 
@@ -439,6 +304,9 @@ class Config(Section):
     def _consistent(self) -> Self:
         for name, model in self.models.items():
             self.check_model(name, model)
+        light = self.cloud.lighthouse
+        if light is not None and light.name not in {one.name for one in self.mesh.lighthouses}:
+            raise ValueError(f"cloud.lighthouse.name: there is no lighthouse {light.name!r} in mesh.lighthouses")
         one_currency(self._moneys())
         return self
 
@@ -449,6 +317,10 @@ class Config(Section):
         for name, pool in self.pools.items():
             if pool.price is not None:
                 yield f"pools.{name}.price", pool.price.money
+            if pool.budget is not None:
+                yield f"pools.{name}.budget", pool.budget.limit
+            if isinstance(pool, AwsPool):
+                yield f"pools.{name}.kind", Money(Decimal(0), "USD")  # AWS bills in dollars, so its ledger is in dollars
         for name, model in self.models.items():
             for section in ("price", "limits", "limits_per_key"):
                 if (part := getattr(model, section)) is not None:

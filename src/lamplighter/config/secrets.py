@@ -1,9 +1,11 @@
 """Resolves a secret's reference (`env:NAME`, `file:PATH`) at the moment of use. Never logs or stores what it read."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from lamplighter.config.model import Config, StaticPool
+from lamplighter.config.model import Config
+from lamplighter.config.pools import CommandPool, StaticPool
 from lamplighter.core.errors import ConfigError
 
 ADMIN_KEY = "LAMPLIGHTER_ADMIN_KEY"
@@ -18,21 +20,9 @@ def admin_key() -> str | None:
 def check(config: Config) -> None:
     """Resolve every reference in `config` and forget the values. Raises ConfigError, all missing ones in one message."""
     problems = []
-    for name, pool in config.pools.items():
-        if isinstance(pool, StaticPool) and pool.key is not None:
-            try:
-                resolve(pool.key, where=f"pools.{name}.key")
-            except ConfigError as error:
-                problems.append(error)
-    if config.redis.url is not None and config.redis.url.startswith(("env:", "file:")):
+    for where, reference in _references(config):
         try:
-            resolve(config.redis.url, where="redis.url")
-        except ConfigError as error:
-            problems.append(error)
-    for where, reference in (("store.url", config.store.url), ("store.listen_url", config.store.listen_url)):
-        try:
-            if reference is not None:
-                resolve(reference, where=where)
+            resolve(reference, where=where)
         except ConfigError as error:
             problems.append(error)
     if problems:
@@ -41,6 +31,24 @@ def check(config: Config) -> None:
             where=problems[0].where,
             next_step="Set what is missing where `lamplighter up` runs, or correct the references.",
         )
+
+
+def _references(config: Config) -> Iterator[tuple[str, str]]:
+    """Every secret's reference in the tree, by its path."""
+    for name, pool in config.pools.items():
+        if isinstance(pool, StaticPool | CommandPool) and pool.key is not None:
+            yield f"pools.{name}.key", pool.key
+    for name, model in config.models.items():
+        if model.hub_token is not None:
+            yield f"models.{name}.hub_token", model.hub_token
+    if config.mesh.passphrase is not None:
+        yield "mesh.passphrase", config.mesh.passphrase
+    if config.redis.url is not None and config.redis.url.startswith(("env:", "file:")):
+        yield "redis.url", config.redis.url
+    if config.store.url is not None:
+        yield "store.url", config.store.url
+    if config.store.listen_url is not None:
+        yield "store.listen_url", config.store.listen_url
 
 
 def resolve(reference: str, *, where: str = "") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
@@ -113,6 +113,45 @@ class Engine(Protocol):
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:
         """One health check that costs the engine nothing and never makes demand. Never raises for anything the network does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """The GPU of a machine that an engine will run on. `name`: NVIDIA's, such as `T4`. `memory`: bytes of one. `bf16`: whether it computes in it."""
+
+    name: str
+    count: int
+    memory: int
+    bf16: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """How to run an engine in a container on a machine of its own.
+
+    `image`: to pull. `arguments`: of its entry point. `environment`: no secrets. `secrets`: variables to fill, by what they hold (`key`: the
+    bearer key that it must demand; `hub_token`). `port`: on which it serves, on the mesh's address alone. `weights`: the folder inside in which
+    it keeps weights, so that they outlive it. `health`: the path that answers 200 once it serves. `prepare`: a command to run inside once it
+    answers, before it counts as loaded (an Ollama's pull).
+    """
+
+    image: str
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    port: int = 8000
+    weights: str = "/models"
+    health: str = "/health"
+    prepare: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Containerised(Protocol):
+    """An ability of engines that can run as a container on a cloud node."""
+
+    def container(self, name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
+        """What to run there for the model `name`. Raises SourceError when the configuration can never work."""
         ...
 
 

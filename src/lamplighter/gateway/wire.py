@@ -5,7 +5,6 @@ what is written, nor for reading HTTP (`server`).
 """
 
 import asyncio
-from abc import ABC, abstractmethod
 from http import HTTPStatus
 from typing import Protocol
 
@@ -52,7 +51,7 @@ class ClientConnection(Protocol):
         ...
 
 
-class Wire(ABC):
+class Wire:
     """One request and its answer. The connection feeds it (`begin`, `on_body`, `on_whole`, `leave`, `on_pause`, `on_resume`); whoever answers
     calls `start`, `write` any number of times, and `finish` or `abort`.
 
@@ -96,13 +95,13 @@ class Wire(ABC):
         """Whether anything of the answer was written."""
         return self.started and not self._head
 
-    @abstractmethod
     def begin(self) -> None:
         """Its turn has come: all answers before it are complete. Bytes of the body may have come already."""
+        raise NotImplementedError
 
-    @abstractmethod
     def on_body(self, data: bytes) -> None:
         """More of the request's body."""
+        raise NotImplementedError
 
     def on_whole(self) -> None:
         """The request's body is whole. Overrides call this first."""

@@ -6,7 +6,7 @@ A provider keeps no lifecycle state: it tells what exists, the keeper decides wh
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.reasons import LossReason, WakeFailure
@@ -34,11 +34,46 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """The provider will take a replica back: it is drained at once, and replaced while it still answers.
+
+    `at`: Unix seconds when it is taken, if that is certain (a spot interruption); None for a mere warning (a rebalance recommendation).
+    """
+
+    at: float | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one replica really costs. `hourly`: billionths of `currency` an hour. `basis`: for people, such as `spot g4dn.xlarge, eu-central-1a`."""
+
+    hourly: int
+    currency: str
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a wake would cost, told before it. `rate`: of the machine that would probably be taken.
+
+    `least`: billionths of the currency that this wake costs if nobody asks a second time: its usual boot, the idle time, the smallest bill.
+    `at`: Unix seconds of the price. `source`: where it is from, for people.
+    """
+
+    rate: Rate
+    least: int
+    at: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One replica as the provider sees it now.
 
     `handle`: the provider's own id, stable for the replica's life. `models`: what it holds or loads. `stages`: what it went through so far,
     in order. `endpoint`: as soon as there is one to probe. `failure`/`loss`: why it ended, or why it will never be ready.
+    `notice`: it will be taken back. `rate`: what it costs from `billed_from` (Unix seconds; default: `started_at`) on; None: nothing, or unknown.
     """
 
     handle: str
@@ -50,6 +85,9 @@ class Observation:
     loss: LossReason | None = None
     detail: str | None = None
     started_at: float = 0.0
+    notice: Notice | None = None
+    rate: Rate | None = None
+    billed_from: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +121,13 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Release what this object holds; ends no replica."""
+        ...
+
+
+@runtime_checkable
+class Quoting(Protocol):
+    """An ability of providers whose capacity has a price that changes."""
+
+    async def quote(self) -> Quote | None:
+        """What the next wake would cost, from what is known; returns at once. None: not known yet. Raises ProviderError."""
         ...
