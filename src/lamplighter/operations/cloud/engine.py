@@ -196,7 +196,7 @@ def _passing_on(process: "subprocess.Popen[str]", show: Callable[[str], None], n
     """Interrupts of ours reach the child once; the event says whether there was one."""
     interrupted = threading.Event()
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(_: int, __: FrameType | None) -> None:
         if interrupted.is_set():
             show(f"{name} is ending; wait, or what it has just made is forgotten.")
             return

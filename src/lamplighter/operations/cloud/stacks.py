@@ -11,6 +11,8 @@ from typing import Any
 from lamplighter.config import AwsPool, Config
 from lamplighter.operations.cloud.errors import CloudError
 
+_DEAD_MAN_MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -82,11 +84,11 @@ def variables(
     first stack of a configuration with `cloud.lighthouse`, which is where that machine runs. Raises CloudError when it is missing.
     """
     cloud, mesh = config.cloud, config.mesh
-    seconds = int(cloud.dead_man_every)
-    if seconds < 60 or seconds % 60 or seconds > 3600:
+    minutes = float(cloud.dead_man_every) / 60
+    if minutes not in _DEAD_MAN_MINUTES:
         raise CloudError(
-            f"cloud.dead_man_every is {cloud.dead_man_every}; AWS repeats an action at whole minutes, an hour at the most",
-            next_step="Write 5m.",
+            f"cloud.dead_man_every is {cloud.dead_man_every}; AWS repeats an action at minutes that divide an hour",
+            next_step=f"Write 5m, or another of {', '.join(f'{one}m' for one in _DEAD_MAN_MINUTES)}.",
         )
     return {
         "stack": stack.name,
@@ -101,24 +103,20 @@ def variables(
         "lighthouse": _lighthouse(config, stack, lighthouse_data),
         "registry": cloud.registry,
         "backups": cloud.backups,
-        "dead_man_minutes": seconds // 60,
+        "dead_man_minutes": int(minutes),
         "mesh_port": mesh.port,
         "tags": dict(cloud.tags),
     }
 
 
 def _pool(pool: AwsPool, baked: str | None) -> dict[str, Any]:
-    if pool.image == "stock":
-        ami = ""
-    else:
-        ami = (baked or "") if pool.image == "baked" else pool.image
     return {
         "instance_types": list(pool.instance_types),
         "zones": list(pool.zones),
-        "max": pool.max_replicas + 1,  # the one that replaces another runs beside it for a while
+        "max": pool.max_replicas,
         "allocation": pool.allocation,
-        "on_demand_fallback": pool.on_no_capacity == "on-demand" or pool.market == "on-demand",
-        "ami": ami,
+        # Before anything was baked there is nothing that a launch template could name.
+        "image": "stock" if pool.image == "baked" and not baked else pool.image,
         "disk_gb": pool.disk_gb,
         "model_storage": {"kind": pool.model_storage.kind, "size_gb": pool.model_storage.size_gb},
         "boot_deadline": int(pool.boot_deadline),

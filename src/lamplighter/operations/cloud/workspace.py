@@ -27,7 +27,6 @@ from lamplighter.operations.cloud.errors import CloudError, StackBusy
 _KEEP = 10
 """Logs and copies of the state that are kept."""
 _SKIP = shutil.ignore_patterns(".terraform*", "examples", "tests", "*.tfstate*", "*.md", "*.tftest.hcl", "__pycache__")
-_OURS = "lamplighter:installation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +155,7 @@ def root_module(variables: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "terraform": {"required_version": ">= 1.6.0", "required_providers": {"aws": {"source": "hashicorp/aws"}}},
-        "provider": {
-            "aws": {
-                "region": "${var.region}",
-                "default_tags": {
-                    "tags": f'${{merge(var.tags, {{"{_OURS}" = var.installation, "lamplighter:stack" = var.stack}})}}'
-                },
-            }
-        },
+        "provider": {"aws": {"region": "${var.region}"}},  # the module tags everything itself
         "variable": {name: {"type": "any"} for name in variables},
         "module": {"stack": {"source": "./module", **{name: f"${{var.{name}}}" for name in variables}}},
         "output": {
