@@ -21,6 +21,10 @@ _RESTING = frozenset({S.READY, S.PARKED})
 """Has its capacity, whether it serves or sleeps."""
 ORDER_FRESH = 60.0
 """Seconds for which an order to sleep is followed although an answer ended after it: that answer was running when the order came."""
+BROKE_DRAIN = 120.0
+"""Seconds that running answers get once the budget is spent: each of them costs what is not there."""
+CONVERSATION = 120.0
+"""Seconds after an answer during which somebody is taken to be about to ask again: what is reclaimed then is replaced at once."""
 REVOCABLE = frozenset({StopReason.IDLE, StopReason.ASKED, StopReason.SCALE_DOWN, StopReason.SWAP})
 """Drains that returning demand may call off."""
 
@@ -30,7 +34,7 @@ class ReplicaView:
     """One replica that is not proven gone. Unix seconds.
 
     `owned`: its pool still has its model, with the settings that it was started with. `drained`: every live gateway has let go of it (only
-    ever true while it drains). `load`: requests on it. `reason`: why it is in its state.
+    ever true while it drains). `load`: requests on it. `leaving`: the provider may take it back any moment. `reason`: why it is in its state.
     """
 
     id: str
@@ -43,6 +47,7 @@ class ReplicaView:
     owned: bool = True
     drained: bool = False
     load: int = 0
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class PoolView:
     `blocked_until`: models whose last wake failed, and when it may be tried again. `waking`: models with a wake under way: no other begins.
     `halted`: those of them in whose wake a replica failed: nothing joins it. `floors`: by model, the most replicas that were needed at once
     within the policy's `scale_down_after`; `ceilings`: the fewest within `scale_up_after`, see `pace`. No entry: no limit.
+    `broke`: the pool's budget is used up, so that nothing of it may go on running.
     """
 
     models: tuple[str, ...]
@@ -61,6 +67,7 @@ class PoolView:
     halted: frozenset[str] = frozenset()
     floors: Mapping[str, int] = field(default_factory=dict)
     ceilings: Mapping[str, int] = field(default_factory=dict)
+    broke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,7 @@ class _Planner:
     def run(self) -> list[Action]:
         self._call_off_drains()
         self._end_what_must_end()
+        self._let_go_of_the_leaving()
         self._follow_orders()
         self._sleep_the_idle()
         self._scale_down()
@@ -150,9 +158,7 @@ class _Planner:
         second place while another has none. A pool's minimum goes to models that are asked for, then to residents, then to the first of
         the configuration.
         """
-        wants = {
-            model: min(self.policy.per_model, needed(self.demand[model], self.policy, self.now)) for model in self.view.models
-        }
+        wants = {model: min(self.policy.per_model, self._wants(model)) for model in self.view.models}
         residents = {r.model for r in self.view.replicas if r.state in STAYING and r.owned}
         order = sorted(
             (model for model in self.view.models if wants[model]),
@@ -177,6 +183,21 @@ class _Planner:
             shares[max(self.view.models, key=lambda model: shares[model])] += short
         return shares
 
+    def _wants(self, model: str) -> int:
+        """What its demand asks for; one more thing asks: a conversation whose replica is being taken away."""
+        asked = needed(self.demand[model], self.policy, self.now)
+        return asked or int(self._reclaimed(model) and self._in_conversation(model))
+
+    def _reclaimed(self, model: str) -> bool:
+        return any(
+            r.model == model and (r.leaving or (r.state is S.DRAINING and r.reason is StopReason.RECLAIMED))
+            for r in self.view.replicas
+        )
+
+    def _in_conversation(self, model: str) -> bool:
+        ended = self.demand[model].last_ended_at
+        return ended is not None and self.now - ended < CONVERSATION
+
     def _patience(self, model: str) -> tuple[bool, float]:
         """Sorts the longest waiting first; what is merely wanted comes after what waits."""
         oldest = self.demand[model].oldest_queued_at
@@ -193,12 +214,26 @@ class _Planner:
                 self._stop(replica, HealthReason.HUNG)
             elif replica.state is S.DRAINING and replica.drained:
                 self._stop(replica, replica.reason)
-            elif replica.state is S.DRAINING and self.now - replica.since >= self.policy.drain_deadline:
+            elif replica.state is S.DRAINING and self.now - replica.since >= self._drain_limit(replica):
                 self._stop(replica, StopReason.DEADLINE)
+            elif self.view.broke and replica.state in STAYING:
+                self._retire(replica, StopReason.BUDGET_SPENT)
             elif not replica.owned and replica.state in COMING:
                 self._stop(replica, StopReason.UNOWNED)
             elif not replica.owned and replica.state in (S.READY, S.UNREACHABLE):
                 self._drain(replica, StopReason.UNOWNED)
+
+    def _drain_limit(self, replica: ReplicaView) -> float:
+        limit = self.policy.drain_deadline
+        return min(limit, BROKE_DRAIN) if replica.reason is StopReason.BUDGET_SPENT else limit
+
+    def _let_go_of_the_leaving(self) -> None:
+        """What the provider may take back serves until another is ready, or nobody asks; and counts for nothing meanwhile."""
+        for replica in list(self.untouched.values()):
+            if replica.leaving and replica.state is S.READY and replica.owned:
+                replaced = any(r.model == replica.model and r.state is S.READY for r in self._in(_SERVING))
+                if replaced or not (self._asks(replica.model) or self._in_conversation(replica.model)):
+                    self._drain(replica, StopReason.RECLAIMED)
 
     def _hangs(self, replica: ReplicaView) -> bool:
         """It is out of reach; or its engine was put to sleep behind our back, and nobody wakes it although its model is asked for."""
@@ -293,7 +328,9 @@ class _Planner:
 
     def _launch(self) -> None:
         """What is missing, the longest waiting first, never beyond the pool's maximum."""
-        free = self.policy.max_replicas - len(self.view.replicas)
+        # One that is being taken back gives its place to its successor before it is gone: else people would wait for its end.
+        leaving = sum(r.leaving or (r.state is S.DRAINING and r.reason is StopReason.RECLAIMED) for r in self.view.replicas)
+        free = self.policy.max_replicas - len(self.view.replicas) + min(1, leaving)
         missing = {model: self._missing(model) for model in self._by_patience()}
         counts = [min(1, count) if not self._count(model, STAYING) else 0 for model, count in missing.items()]
         rest = [count - first for count, first in zip(missing.values(), counts, strict=True)]
@@ -333,6 +370,8 @@ class _Planner:
     def _runs_out(self, model: str) -> bool:
         """All that is left of its demand are answers that still run on replicas that drain: those need no other replica."""
         demand = self.demand[model]
+        if self._reclaimed(model):
+            return False  # its answers may be cut: somebody must be there to go on
         drains = any(r.model == model and r.state is S.DRAINING for r in self.view.replicas) or any(
             a.kind is Kind.DRAIN and a.model == model for a in self.actions
         )
@@ -348,11 +387,11 @@ class _Planner:
 
     def _in(self, states: Iterable[ReplicaState]) -> list[ReplicaView]:
         wanted = frozenset(states)
-        return [r for r in self.untouched.values() if r.state in wanted and r.owned]
+        return [r for r in self.untouched.values() if r.state in wanted and r.owned and not r.leaving]
 
     def _count(self, model: str, states: frozenset[ReplicaState]) -> int:
         """Replicas of `model` in `states` once the actions so far are done."""
-        kept = sum(r.model == model and r.state in states and r.owned for r in self.untouched.values())
+        kept = sum(r.model == model and r.state in states and r.owned and not r.leaving for r in self.untouched.values())
         back = sum(action.kind is Kind.UNDRAIN and action.model == model for action in self.actions)
         return kept + back
 

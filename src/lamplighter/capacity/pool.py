@@ -16,6 +16,7 @@ from lamplighter.capacity.pace import Pace
 from lamplighter.capacity.plan import STAYING, Action, Kind, PoolView, ReplicaView, needed, plan
 from lamplighter.capacity.policy import policy_of
 from lamplighter.capacity.prober import Prober
+from lamplighter.capacity.purse import Purse
 from lamplighter.capacity.reconcile import bind, current_stage, transition
 from lamplighter.capacity.wakebook import Wakebook
 from lamplighter.config import Config, ModelConfig
@@ -90,12 +91,15 @@ class PoolKeeper:
         self._term = term
         self._prober = Prober(engines, config.keeper, store.clock)
         self._wakebook = Wakebook(store, name, provider.stages, term, config.keeper, metrics)
+        self._purse = Purse(store, name, config.pools[name], provider, term, self._usual_boot)
         self._built: dict[str, Mapping[str, object]] = {}
         self._paces: dict[str, Pace] = {}
         self._hours = Hours(config, self._wakebook.lead, store.clock)
         self._halted: set[str] = set()
         """Wakes in which a replica failed while others went on: nothing more joins them."""
         self._left: set[str] = set()
+        self._leaving: set[str] = set()
+        """Replicas that the provider may take back."""
         self._log = _log.bind(pool=name)
 
     # --- one round ----------------------------------------------------------------------------------------------------------------------
@@ -112,6 +116,8 @@ class PoolKeeper:
         rows, seen = await self._bind(rows, observations)
         probes = await self._prober.round(rows, seen, self.models, urgent)
         rows, fallen, changed = await self._conclude(rows, seen, probes)
+        self._leaving = {replica for replica, observation in seen.items() if observation.notice is not None}
+        await self._purse.follow(rows, seen)
         under_way = await self._under_way()
         going = await self._wakebook.follow(under_way, rows, seen, fallen.before_ready)
         for row in fallen.unsteady:
@@ -122,6 +128,7 @@ class PoolKeeper:
         self.rows = await replicas.living(self._store, pool=self.name) if acted else rows
         self._built = {row.id: self._built[row.id] for row in self.rows if row.id in self._built}
         changed |= await self._apply(seen)
+        await self._purse.publish()
         self._gauges.measure(self.rows, self._prober.last, self._clock.monotonic() - began)
         return changed
 
@@ -137,7 +144,7 @@ class PoolKeeper:
         probes = await self._prober.round(self.rows, binding.seen, self.models)
         for row in self.rows:
             seen, probe = binding.seen.get(row.id), probes.get(row.id)
-            if seen is not None and self._news(row, seen):
+            if seen is not None and (self._news(row, seen) or (seen.notice is not None) is not (row.id in self._leaving)):
                 return True
             if transition(row, seen, probe, self.policy, self._clock.time(), misses=self.misses(row)) is not None:
                 return True
@@ -271,12 +278,36 @@ class PoolKeeper:
         view = await self._view(rows, demand, latest, waking)
         actions = plan(view, demand, self.policy, self._clock.time())
         joined = dict(waking)  # more of what is waking already is part of the same wake
+        refused = await self._refuse_unpaid(actions, rows)
         for action in actions:
-            await self._act(action, latest, joined)
+            if action.kind is not Kind.LAUNCH or action.model not in refused:
+                await self._act(action, latest, joined)
         for model, more in Counter(action.model for action in actions if action.kind is Kind.LAUNCH).items():
+            if model in refused:
+                continue
             present = sum(row.models == (model,) and row.state in STAYING for row in rows)
             self._paces[model] = self._paces[model].launched(present + more, self._clock.time())
         return bool(actions)
+
+    async def _refuse_unpaid(self, actions: Sequence[Action], rows: Sequence[Replica]) -> set[str]:
+        """The models that may launch nothing now, because the budget cannot pay it; whoever waits for one is told."""
+        refused = set[str]()
+        coming = sum(row.state is S.LAUNCHING for row in rows)
+        for action in actions:
+            if action.kind is not Kind.LAUNCH or action.model in refused:
+                continue
+            why = await self._purse.refusal(coming)
+            if why is None:
+                coming += 1
+                continue
+            refused.add(action.model)
+            self._log.warning("a wake cannot be paid", model=action.model, why=why)
+            await self._wakebook.record(action.model, WakeFailure.BUDGET, why)
+        return refused
+
+    async def _usual_boot(self) -> float:
+        """Seconds that a wake in this pool takes, by what was seen of its models; 0 when none ever woke."""
+        return max([await self._wakebook.usual(model) for model in self.models], default=0.0)
 
     async def _view(
         self, rows: Sequence[Replica], demand: Mapping[str, Demand], latest: Mapping[str, Wake], waking: Mapping[str, Wake]
@@ -290,7 +321,8 @@ class PoolKeeper:
             present = sum(row.models == (model,) and row.state in HOLDING for row in rows)
             pace = self._paces.get(model) or Pace.begin(present, now, self.policy)
             self._paces[model] = pace.note(count, now, self.policy)
-        self.due_at = min((at for at in self._dates(rows, demand, blocked) if at > now), default=float("inf"))
+        dates = [*self._dates(rows, demand, blocked), await self._purse.runs_out_at()]
+        self.due_at = min((at for at in dates if at is not None and at > now), default=float("inf"))
         return PoolView(
             models=tuple(self.models),
             replicas=tuple([await self._replica_view(row, demand) for row in rows]),
@@ -299,6 +331,7 @@ class PoolKeeper:
             halted=frozenset(model for model, wake in waking.items() if wake.id in self._halted),
             floors={model: pace.high.most for model, pace in self._paces.items()},
             ceilings={model: pace.low.least for model, pace in self._paces.items()},
+            broke=await self._purse.spent_out(),
         )
 
     def _dates(self, rows: Sequence[Replica], demand: Mapping[str, Demand], blocked: Mapping[str, float]) -> Iterator[float]:
@@ -332,6 +365,7 @@ class PoolKeeper:
             owned=config is not None and built == settings,
             drained=row.state is S.DRAINING and await replicas.drained(self._store, row, gateway_ttl=GATEWAY_TTL),
             load=demand[model].loads.get(row.id, 0) if model in demand else 0,
+            leaving=row.state is S.READY and row.id in self._leaving,
         )
 
     async def _act(self, action: Action, latest: Mapping[str, Wake], joined: dict[str, Wake]) -> None:
@@ -431,7 +465,7 @@ class PoolKeeper:
 
 
 _RUNS_ON = frozenset(
-    {"engine", "source", "context", "slots", "threads", "embeddings", "gpu_layers", "program", "arguments", "environment"}
+    {"engine", "source", "context", "slots", "threads", "embeddings", "gpu_layers", "program", "arguments", "environment", "image"}
 )
 
 

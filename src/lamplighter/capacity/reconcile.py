@@ -84,6 +84,9 @@ def _serving(
     if observation.presence is Presence.STOPPING:
         # Ended by the provider, or by a keeper before us: what it has may finish, nothing new goes there.
         return None if replica.state is S.PARKED else Change(S.DRAINING, StopReason.UNOWNED, "the provider is ending it")
+    if replica.state in (S.READY, S.UNREACHABLE) and observation.notice is not None and observation.notice.at is not None:
+        # It will be gone in minutes. What it has may finish; what comes goes to its successor.
+        return Change(S.DRAINING, StopReason.RECLAIMED, observation.notice.detail)
     if replica.state is S.READY and policy.elastic:
         if observation.failure is not None:
             return Change(S.FAILED, observation.failure, observation.detail)

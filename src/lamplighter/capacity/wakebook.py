@@ -150,6 +150,12 @@ class Wakebook:
         past = await wakes.past(self._store, pool=self._pool, model=model)
         return lead(estimate(past, warm=expect_warm(past)))
 
+    async def usual(self, model: str) -> float:
+        """Seconds that half of the wakes of `model` took at the most; 0 when it never woke."""
+        past = await wakes.past(self._store, pool=self._pool, model=model)
+        eta = estimate(past, warm=expect_warm(past))
+        return eta.p50 if eta is not None else 0.0
+
     async def _ready(self, wake: Wake, observation: Observation | None) -> None:
         now = self._store.clock.time()
         stages = tuple(

@@ -108,6 +108,10 @@ class StopReason(StrEnum):
     FAILED = "failed"
     DEADLINE = "deadline"
     """The drain's own limit ran out."""
+    RECLAIMED = "reclaimed"
+    """The provider announced that it takes it back; it is replaced while it still answers."""
+    BUDGET_SPENT = "budget_spent"
+    """The pool's budget is used up."""
 
 
 class HealthReason(StrEnum):

@@ -207,6 +207,36 @@ wakes = Table(
     Index("ix_wakes_model_pool_started_at", "model", "pool", "started_at"),
 )
 
+ledger = Table(  # what capacity cost: one row for each replica, or for each price that it had
+    "ledger",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("pool", String(64), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("replica_id", String(32), nullable=False),
+    Column("handle", String(128), nullable=False),
+    Column("basis", Text, nullable=False),  # for people: spot g4dn.xlarge, eu-central-1a
+    Column("hourly", BigInteger, nullable=False),  # billionths of the installation's currency
+    Column("currency", String(3), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),  # null while it costs
+    Index("ix_ledger_pool_ended_at", "pool", "ended_at"),
+)
+
+pool_costs = Table(  # what the keeper knows of each pool's money: the next wake's price, and what the budget's period has cost
+    "pool_costs",
+    metadata,
+    Column("pool", String(64), primary_key=True),
+    Column("currency", String(3), nullable=False),
+    Column("hourly", BigInteger),  # of the next wake; null: not known
+    Column("least", BigInteger),
+    Column("basis", Text),
+    Column("source", Text),
+    Column("quoted_at", Float),
+    Column("spent", BigInteger, nullable=False),
+    Column("since", Float, nullable=False),  # when the period began: the budget's, or else the calendar month (UTC)
+)
+
 chats = Table(
     "chats",
     metadata,

@@ -11,7 +11,7 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe
-from lamplighter.providers.base import Desired, Observation, Presence, StageReport
+from lamplighter.providers.base import Desired, Notice, Observation, Presence, Quote, Rate, StageReport
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Machine:
     loss: LossReason | None = None
     hung: bool = False
     stopping_at: float | None = None
+    notice: Notice | None = None
 
     def reports(self, now: float) -> tuple[StageReport, ...]:
         found, at = [], self.started_at
@@ -65,6 +66,8 @@ class Cloud:
     """Our process dies when it calls `scale`."""
     fail_next: list[tuple[str, WakeFailure]] = field(default_factory=list)
     """(stage, reason) for the next launches: they fail in that stage."""
+    rate: Rate | None = None
+    """What every machine costs."""
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     stages: tuple[str, ...] = ()
@@ -125,6 +128,8 @@ class Cloud:
             loss=machine.loss,
             detail="told by the cloud" if machine.ended else None,
             started_at=machine.started_at,
+            notice=machine.notice,
+            rate=self.rate,
         )
 
     def _reap(self) -> None:
@@ -144,6 +149,17 @@ class Cloud:
         for machine in self.machines.values():
             if machine.model == model:
                 machine.ended, machine.loss = True, LossReason.CRASHED
+
+
+@dataclass
+class PricedCloud(Cloud):
+    """A `Cloud` that tells prices before a wake. `least`: billionths."""
+
+    least: int = 0
+
+    async def quote(self) -> Quote | None:
+        assert self.rate is not None
+        return Quote(self.rate, self.least, self.clock.time(), "the double")
 
 
 @dataclass

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lamplighter.capacity.pace import Window
-from lamplighter.capacity.plan import Action, Kind, Policy, PoolView, ReplicaView, needed, plan
+from lamplighter.capacity.plan import BROKE_DRAIN, CONVERSATION, Action, Kind, Policy, PoolView, ReplicaView, needed, plan
 from lamplighter.core.reasons import StopReason
 from lamplighter.core.states import ReplicaState, legal
 from lamplighter.store.demand import Demand
@@ -131,6 +131,8 @@ events = st.one_of(
     st.tuples(st.just("leave"), models, st.just(0)),
     st.tuples(st.just("pass"), models, st.sampled_from([1, 3, 10, 45, 130])),
     st.tuples(st.just("crash"), models, st.just(0)),
+    st.tuples(st.just("warn"), models, st.just(0)),
+    st.tuples(st.just("reclaim"), models, st.just(0)),
 )
 
 
@@ -154,6 +156,12 @@ def play(pool: Pool, event: tuple[str, str, int]) -> None:
             pool.running = {key: value for key, value in pool.running.items() if value[0] != victim.id}
             left = sum(count for replica, count in pool.running.values() if pool.replicas[replica].model == model)
             pool.demand[model] = replace(old, in_flight=left, last_ended_at=pool.now)
+    elif kind in ("warn", "reclaim"):
+        taken = next((r for r in pool.replicas.values() if r.model == model and r.state is S.READY and not r.leaving), None)
+        if taken is not None and kind == "warn":
+            pool.replicas[taken.id] = replace(taken, leaving=True)
+        elif taken is not None:
+            pool.replicas[taken.id] = replace(taken, state=S.DRAINING, since=pool.now, reason=StopReason.RECLAIMED)
     elif kind == "pass":
         for _ in range(number):
             pool.apply(check(pool))
@@ -168,18 +176,23 @@ def check(pool: Pool) -> list[Action]:
     launches = [a for a in actions if a.kind is Kind.LAUNCH]
     touched = [a.replica for a in actions if a.kind is not Kind.LAUNCH]
     assert len(touched) == len(set(touched)), "a replica is in two actions"
+    taken = {r.model for r in by_id.values() if r.leaving or r.reason is StopReason.RECLAIMED}
     if launches:
-        assert len(by_id) + len(launches) <= pool.policy.max_replicas, "more than the pool may hold"
+        assert len(by_id) + len(launches) <= pool.policy.max_replicas + bool(taken), "more than the pool may hold"
     for launch in launches:
-        asked = needed(pool.demand.get(launch.model), pool.policy, pool.now) > 0
-        assert asked or pool.policy.min_replicas, "a launch that nobody asked for"
+        demand = pool.demand.get(launch.model)
+        asked = needed(demand, pool.policy, pool.now) > 0
+        talking = launch.model in taken and demand is not None and pool.now - (demand.last_ended_at or 0.0) < CONVERSATION
+        assert asked or talking or pool.policy.min_replicas, "a launch that nobody asked for"
     for action in actions:
         if action.kind is Kind.STOP and by_id[action.replica].load:
             state = by_id[action.replica].state
             assert state in (S.LOST, S.FAILED) or action.reason is StopReason.DEADLINE, "an answer was cut"
         if action.kind is Kind.DRAIN and by_id[action.replica].load:
             # A drain cuts nothing; still, what works is left alone but for orders and for places that others need.
-            assert action.reason in (StopReason.ASKED, StopReason.UNOWNED, StopReason.SCALE_DOWN, StopReason.SWAP)
+            assert action.reason in (
+                StopReason.ASKED, StopReason.UNOWNED, StopReason.SCALE_DOWN, StopReason.SWAP, StopReason.RECLAIMED
+            )  # fmt: skip
             if action.reason is StopReason.SWAP:
                 others = [r for r in view.replicas if r.model == action.model and r.id != action.replica and r.state is S.READY]
                 assert others, "the last busy replica of a model was taken"
@@ -233,6 +246,24 @@ def test_models_that_compete_do_not_thrash(asks: list[str], residency: float) ->
             for other in MODELS:
                 pool.finish(other)
     assert pool.swaps <= (pool.now - begin) / residency + 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(policies)
+def test_nothing_runs_when_the_money_is_spent(policy: Policy) -> None:
+    """If this fails, a pool goes on costing what its budget does not have."""
+    pool = Pool(policy)
+    for model in MODELS:
+        pool.ask(model, 3)
+    for _ in range(20):
+        pool.apply(check(pool))
+        pool.advance(1.0)
+        pool.route()
+    for _ in range(int(BROKE_DRAIN) + 10):
+        decided = plan(replace(pool.view(), broke=True), pool.demand, pool.policy, pool.now)
+        pool.apply([action for action in decided if action.kind is not Kind.LAUNCH])  # whoever pays refuses those
+        pool.advance(1.0)
+    assert pool.replicas == {}
 
 
 @settings(max_examples=25, deadline=None)

@@ -138,13 +138,13 @@ def new_keeper(
 
 @asynccontextmanager
 async def world(
-    config: Config | None = None, *, path: Path | None = None, run: bool = True, **cloud: Any
+    config: Config | None = None, *, path: Path | None = None, run: bool = True, kind: type[Cloud] = Cloud, **cloud: Any
 ) -> AsyncIterator[World]:
     """A world whose keeper runs (unless `run` is false), with one model `m` in the pool `cloud` unless told otherwise."""
     clock = VirtualClock()
     store = await Store.open(path, clock)
     config = config or tree({"cloud": {"sleep_after": "60s"}}, {"m": "cloud"})
-    machines, metrics = Cloud(clock, **cloud), Metrics(process=False)
+    machines, metrics = kind(clock, **cloud), Metrics(process=False)
     doctor = Doctor(clock)
     providers: dict[str, Provider] = {}
     for name, pool in config.pools.items():
