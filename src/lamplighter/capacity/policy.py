@@ -1,15 +1,15 @@
 """From a pool's settings to the policy that `plan` and `reconcile` work with."""
 
 from lamplighter.capacity.plan import Policy
-from lamplighter.config import KeeperConfig, PoolConfig, StaticPool
+from lamplighter.config import CommandPool, KeeperConfig, PoolConfig, StaticPool
 
 
 def policy_of(pool: PoolConfig, keeper: KeeperConfig) -> Policy:
     """The pool's own settings where it has them, the keeper's for the rest."""
-    if isinstance(pool, StaticPool):
+    if isinstance(pool, StaticPool | CommandPool):
         if pool.sleep_after is None:
             return Policy(elastic=False, unreachable_after=keeper.unreachable_after)
-        return Policy(  # a server's places for models: it holds each once, however many ask
+        return Policy(  # a server's, or a machine's, places for models: it holds each once, however many ask
             sleep_after=float(pool.sleep_after),
             max_replicas=pool.max_loaded,
             per_model=1,

@@ -20,7 +20,7 @@ from lamplighter.capacity.keeper import Keeper
 from lamplighter.cli.keeper_port import KeeperPort
 from lamplighter.cli.roles import Role
 from lamplighter.cli.supervise import supervise
-from lamplighter.config import Config, FakePool, ModelConfig, PoolConfig, ProcessPool, StaticPool
+from lamplighter.config import CommandPool, Config, FakePool, ModelConfig, PoolConfig, ProcessPool, StaticPool
 from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
 from lamplighter.core.clock import Clock, SystemClock
@@ -37,6 +37,7 @@ from lamplighter.gateway.app import Gateway
 from lamplighter.observability.metrics import Metrics
 from lamplighter.operations.datafolder import DataFolder
 from lamplighter.providers.base import Provider
+from lamplighter.providers.command.provider import CommandProvider
 from lamplighter.providers.process.provider import ProcessProvider
 from lamplighter.providers.resident import ResidentProvider
 from lamplighter.providers.static import StaticProvider, endpoint
@@ -104,6 +105,8 @@ def provider(
             )
         case StaticPool():
             return StaticProvider(name, pool, models=models)
+        case CommandPool():
+            return CommandProvider(name, pool, models=models, engines=kinds, data=data, clock=clock)
         case FakePool():
             from lamplighter.testing.provider import FakeProvider
 
@@ -239,8 +242,8 @@ class Installation:
         )
 
     def _host(self) -> str | None:
-        """Where engines run that only a keeper of this data folder can see and renew; None when there are none."""
-        if self._store.shared and any(isinstance(pool, ProcessPool) for pool in self._config.pools.values()):
+        """Where engines run, or machines were woken, that only a keeper of this data folder knows of; None when there are none."""
+        if self._store.shared and any(isinstance(pool, ProcessPool | CommandPool) for pool in self._config.pools.values()):
             return hashlib.sha256(f"{socket.gethostname()}:{self._folder.root}".encode()).hexdigest()[:32]
         return None
 

@@ -167,6 +167,7 @@ class Loading(Protocol):
         ...
 
 
+@runtime_checkable
 class Resident(Protocol):
     """An ability of engines whose server outlives its models: load and unload them there. Every method raises ProviderError."""
 

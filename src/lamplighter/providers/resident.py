@@ -77,9 +77,10 @@ class _Loading:
 
 
 class ResidentProvider:
-    """One server, as a pool of places for models. `endpoint` is asked at every use: a rotated secret counts at once."""
+    """One server, as a pool of places for models. `endpoint` is asked at every use: a rotated secret counts at once.
 
-    stages: tuple[str, ...] = ("pull", "load")
+    `patience`: seconds for which a server that cannot be reached is asked again to unload what it may still hold.
+    """
 
     def __init__(
         self,
@@ -90,7 +91,11 @@ class ResidentProvider:
         engine: Resident,
         data: Path,
         clock: Clock,
+        stages: tuple[str, ...] = ("pull", "load"),
+        patience: float = HOLD,
     ) -> None:
+        self.stages = stages
+        self._patience = patience
         self._pool = pool
         self._endpoint = endpoint
         self._models = models
@@ -129,6 +134,22 @@ class ResidentProvider:
         return sorted(
             (_observation(load, endpoint) for load in self._loads.values()), key=lambda one: (one.started_at, one.handle)
         )
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is loaded, on its way in or on its way out."""
+        return bool(self._loads)
+
+    @property
+    def serving(self) -> bool:
+        """Whether anything is loaded, as far as is known."""
+        return any(load.loaded_at is not None and load.loss is None for load in self._loads.values())
+
+    def lose(self, reason: LossReason, detail: str) -> None:
+        """The server is gone, and with it everything that it had loaded."""
+        for load in self._loads.values():
+            if load.loaded_at is not None and load.loss is None and load.ending is None:
+                load.loss, load.detail = reason, detail
 
     async def renew(self) -> None:
         """Let everything that is loaded and wanted stay."""
@@ -180,7 +201,11 @@ class ResidentProvider:
                 await self._engine.unload(self._endpoint(), load.model, config, timeout=ASK_LIMIT)
         except ProviderError as error:
             # A server that cannot be reached keeps the model until its hold runs out, and no longer.
-            if load.ending is not None and self._clock.time() - load.ending < HOLD and error.reason is WakeFailure.UNREACHABLE:
+            if (
+                load.ending is not None
+                and self._clock.time() - load.ending < self._patience
+                and error.reason is WakeFailure.UNREACHABLE
+            ):
                 return
             _log.warning("a model could not be unloaded", pool=self._pool, model=load.model, error=error.message)
         self._loads.pop(load.handle, None)

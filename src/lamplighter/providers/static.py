@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from lamplighter.config import ModelConfig, StaticPool
+from lamplighter.config import CommandPool, ModelConfig, StaticPool
 from lamplighter.config.secrets import resolve
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ConfigError, ProviderError
@@ -47,7 +47,7 @@ def _handle(config: StaticPool, url: str) -> str:
     return HANDLE if url == config.url else f"{HANDLE}-{sha256(url.encode()).hexdigest()[:8]}"
 
 
-def endpoint(pool: str, config: StaticPool) -> Endpoint:
+def endpoint(pool: str, config: StaticPool | CommandPool) -> Endpoint:
     """Made anew each time, so that a rotated secret counts at once. Raises ProviderError when its key cannot be had."""
     if config.key is None:
         return Endpoint(config.url, ca=config.ca)

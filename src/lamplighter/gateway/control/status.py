@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lamplighter import __version__
-from lamplighter.config import Config, ModelConfig, PoolConfig, StaticPool
+from lamplighter.config import CommandPool, Config, ModelConfig, PoolConfig, StaticPool
 from lamplighter.config.schedule import span
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.core.states import PoolState, ReplicaState, pool_state
@@ -143,6 +143,8 @@ def _breaker(report: Report | None) -> dict[str, Any] | None:
 
 
 def _most(pool: PoolConfig) -> int:
+    if isinstance(pool, CommandPool):
+        return pool.max_loaded
     if not isinstance(pool, StaticPool):
         return pool.max_replicas
     return pool.max_loaded if pool.elastic else len(pool.weights)
@@ -153,7 +155,7 @@ def _sleeping_at(
 ) -> float | None:
     if pool.sleep_after is None or state is not PoolState.AWAKE:
         return None
-    least = 0 if isinstance(pool, StaticPool) else pool.min_replicas
+    least = 0 if isinstance(pool, StaticPool | CommandPool) else pool.min_replicas
     if sum(one.state in _STAYING and one.pool == replicas[0].pool for one in snapshot.replicas) <= least:
         return None
     ready = [one.ready_at for one in replicas if one.state is ReplicaState.READY and one.ready_at is not None]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from lamplighter.config import Config, ModelConfig, StaticPool
+from lamplighter.config import Config, ModelConfig
 from lamplighter.core.states import ReplicaState
 from lamplighter.engines.base import Capability
 from lamplighter.gateway.routing import Lane
@@ -34,7 +34,7 @@ def running(lanes: Iterable[Lane], config: Config, now: float) -> dict[str, Any]
         del entry["modified_at"]
         pool = config.pools.get(lane.config.pool)
         last = lane.last_ended_at or max((replica.ready_at or now for replica in ready), default=now)
-        left = _FOREVER if pool is None or isinstance(pool, StaticPool) else float(pool.sleep_after)
+        left = _FOREVER if pool is None or pool.sleep_after is None else float(pool.sleep_after)
         expires = (now if lane.in_flight or lane.queued else last) + min(left, _FOREVER)
         context = next((replica.context for replica in ready if replica.context is not None), None)
         found.append({**entry, "expires_at": _when(max(now, expires)), "size_vram": 0, "context_length": context or 0})
