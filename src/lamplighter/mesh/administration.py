@@ -1,0 +1,307 @@
+"""What a person does with the authorities: make them, sign, renew, revoke, take the keys offline and back.
+
+Each operation is one change of the index and can be repeated. Nobody is asked anything here: passphrases and answers come from the caller.
+Not responsible for the order of a rotation (`rotation`) nor for this machine's Nebula (`publishing`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from lamplighter.config.mesh import MeshConfig
+from lamplighter.mesh import keys, publishing
+from lamplighter.mesh.authority import AUTHORITY_NAMES, read_key
+from lamplighter.mesh.certificates import Certificate, parse_bundle, public_bytes, self_signed
+from lamplighter.mesh.errors import BadCertificate, MeshError
+from lamplighter.mesh.issuing import (
+    BACKDATE,
+    DAY,
+    ONLINE_GROUPS,
+    TEMPLATES,
+    Wanted,
+    active,
+    free_address,
+    issue_into,
+    life_of,
+    newest,
+    revoke_into,
+    role_of,
+)
+from lamplighter.mesh.storage import AuthorityRecord, Index, Kind, MeshFolder, Record, Role, State
+
+AUTHORITY_LIFE: dict[Role, float] = {"offline": 5 * 365 * DAY, "online": 365 * DAY}
+MIN_PASSPHRASE = 12
+
+
+def new_authority(
+    folder: MeshFolder,
+    index: Index,
+    config: MeshConfig,
+    role: Role,
+    passphrase: str,
+    now: float,
+    *,
+    state: State,
+    life: float | None = None,
+) -> AuthorityRecord:
+    """Make an authority, its encrypted key on disk, and add it to the index. Raises MeshError."""
+    if len(passphrase) < MIN_PASSPHRASE:
+        raise MeshError(
+            f"the passphrase of the {role} authority is shorter than {MIN_PASSPHRASE} characters",
+            code="weak_passphrase",
+            next_step="Use several words, or let a password manager make one: whoever has the file can try as often as they like.",
+        )
+    key = keys.new_authority_key()
+    certificate = self_signed(
+        Certificate(
+            version=config.certificate_version,
+            name=AUTHORITY_NAMES[role],
+            networks=(IPv4Interface(str(config.network)),),
+            groups=ONLINE_GROUPS if role == "online" else (),
+            not_before=int(now - BACKDATE),
+            not_after=int(now + (life or AUTHORITY_LIFE[role])),
+            public_key=b"",
+        ),
+        key,
+    )
+    record = AuthorityRecord(certificate.fingerprint, role, state, certificate.to_pem(), now)
+    folder.write(folder.key_file(role, record.fingerprint), keys.encrypt(key, passphrase))
+    index.authorities[record.fingerprint] = record
+    return record
+
+
+def make_authority(
+    folder: MeshFolder, config: MeshConfig, role: Role, passphrase: str, now: float, *, life: float | None = None
+) -> tuple[AuthorityRecord, bool]:
+    """The authority of this role, and whether it was made now: one that is there stays. Raises MeshError."""
+    with folder.change() as index:
+        there = next((one for one in index.authorities.values() if one.role == role and one.state == "active"), None)
+        if there is not None:
+            return there, False
+        return new_authority(folder, index, config, role, passphrase, now, state="active", life=life), True
+
+
+def unlock(folder: MeshFolder, authority: AuthorityRecord, passphrase: str, key_pem: str | None = None) -> Ed25519PrivateKey:
+    """The authority's private key, from `key_pem` or from the disk. Raises MeshError, WrongPassphrase."""
+    text = read_key(folder, authority.role, authority.fingerprint) if key_pem is None else key_pem
+    key = keys.parse_authority_key(text, passphrase)
+    if public_bytes(key) != authority.parsed().public_key:
+        raise MeshError(
+            f"this is not the key of the {authority.role} authority {authority.fingerprint[:16]}",
+            code="wrong_key",
+            next_step="`lamplighter mesh list` shows the authorities; after a rotation there are several.",
+        )
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class SignRequest:
+    """What a person asks for. None: what the kind of node has by default. `public_key_pem` None: the pair is made here."""
+
+    name: str
+    kind: Kind
+    public_key_pem: str | None = None
+    address: IPv4Address | None = None
+    groups: Sequence[str] | None = None
+    life: float | None = None
+
+
+def sign(folder: MeshFolder, config: MeshConfig, request: SignRequest, key: Ed25519PrivateKey, now: float) -> Record:
+    """Certify a node and write its files to `nodes/<name>/`.
+
+    Asked again without a public key it keeps the pair that it made, so that nothing a node runs with becomes worthless. Raises MeshError.
+    """
+    where = folder.node(request.name)
+    private = None
+    if request.public_key_pem is not None:
+        public = keys.parse_public(request.public_key_pem)
+    else:
+        private = _kept_private(where / publishing.KEY)
+        if private is None:
+            private, _ = keys.new_node_key()
+        public = keys.public_of(private)
+    with folder.change() as index:
+        wanted = Wanted(
+            name=request.name,
+            kind=request.kind,
+            public_key=public,
+            address=request.address or free_address(index, config, request.kind, request.name, now),
+            groups=tuple(TEMPLATES[request.kind].groups if request.groups is None else request.groups),
+            life=request.life or life_of(request.kind, config),
+        )
+        record = issue_into(index, config, wanted, key, now)
+        if private is not None:
+            folder.write(where / publishing.KEY, private)
+        _write_node(folder, index, record)
+    return record
+
+
+def renew(
+    folder: MeshFolder, config: MeshConfig, names: Sequence[str], role_keys: dict[Role, Ed25519PrivateKey], now: float
+) -> list[Record]:
+    """New certificates for the same keys, addresses and groups; in one change, all or none. Raises MeshError."""
+    renewed = []
+    with folder.change() as index:
+        for name in names:
+            record = renew_into(index, config, current(index, name, now), role_keys, now)
+            _write_node(folder, index, record)
+            renewed.append(record)
+    return renewed
+
+
+def renew_into(index: Index, config: MeshConfig, old: Record, role_keys: dict[Role, Ed25519PrivateKey], now: float) -> Record:
+    """Sign the same again, for as long as it was valid the last time. Raises MeshError."""
+    wanted = Wanted(
+        name=old.name,
+        kind=old.kind,
+        public_key=bytes.fromhex(old.public_key),
+        address=IPv4Address(old.address),
+        groups=old.groups,
+        life=max(old.not_after - old.issued_at, 1.0),
+    )
+    return issue_into(index, config, wanted, role_keys[role_of(old.kind)], now)
+
+
+def current(index: Index, name: str, now: float) -> Record:
+    """A node's newest certificate: the valid one, else an expired one that was not revoked. Raises MeshError."""
+    found = newest(index, name, now)
+    if found is None:
+        old = [one for one in index.certificates.values() if one.name == name and one.revoked_at is None]
+        found = max(old, key=lambda one: one.issued_at, default=None)
+    if found is None:
+        raise MeshError(
+            f"there is no certificate of {name!r}", code="no_certificate", next_step="`lamplighter mesh list --all` shows all."
+        )
+    return found
+
+
+def revoke(folder: MeshFolder, which: str, now: float) -> list[Record]:
+    """Block every valid certificate of a node, named by its name or by a fingerprint's beginning; what was blocked. Raises MeshError."""
+    with folder.change() as index:
+        found = [
+            one
+            for one in index.certificates.values()
+            if one.name == which or (len(which) >= 8 and one.fingerprint.startswith(which))
+        ]
+        if not found:
+            raise MeshError(
+                f"there is no certificate {which!r}", code="no_certificate", next_step="`lamplighter mesh list --all` shows names and fingerprints."
+            )  # fmt: skip
+        names = {one.name for one in found}
+        if len(names) > 1:
+            raise MeshError(f"{which!r} is more than one node: {', '.join(sorted(names))}", next_step="Name one of them.")
+        living = [one for one in found if one.living(now)]
+        blocked = [fingerprint for one in living for fingerprint in revoke_into(index, one.fingerprint, now)]
+        return [index.certificates[fingerprint] for fingerprint in dict.fromkeys(blocked)]
+
+
+def exported(folder: MeshFolder, authority: AuthorityRecord) -> str:
+    """Key (encrypted, as it lies here) and certificate of an authority in one text. Raises MeshError."""
+    return read_key(folder, authority.role, authority.fingerprint) + authority.certificate
+
+
+def remove_key(folder: MeshFolder, authority: AuthorityRecord, copy: str) -> None:
+    """Take the key off this machine, after checking that `copy` (what the export's file holds) is whole. Raises MeshError."""
+    if copy != exported(folder, authority):
+        raise MeshError(
+            "the exported file is not what was written; the key stays here", code="export_failed", next_step="Export it again."
+        )
+    folder.key_file(authority.role, authority.fingerprint).unlink(missing_ok=True)
+
+
+def import_authority(
+    folder: MeshFolder, config: MeshConfig, text: str, passphrase: str, now: float
+) -> tuple[AuthorityRecord, bool]:
+    """Bring a key back, or take over an authority that nebula-cert or another installation made; the authority, and whether it is new here.
+
+    `text`: the key, encrypted or plain, and for an unknown authority its certificate too. It is stored encrypted with `passphrase`, which
+    must also open it. Raises MeshError, WrongPassphrase.
+    """
+    key = keys.parse_authority_key(text, passphrase)
+    public = public_bytes(key)
+    with folder.change() as index:
+        for known in index.authorities.values():
+            if known.parsed().public_key == public:
+                _store_key(folder, known, text, key, passphrase)
+                return known, False
+        certificates = [one for one in _certificates(text).values() if one.public_key == public]
+        if not certificates:
+            raise MeshError(
+                "the key belongs to no authority that is known here, and the file holds no certificate of it",
+                code="unknown_authority",
+                next_step="Put the authority's certificate (ca.crt) behind the key in the same file.",
+            )
+        certificate = certificates[0]
+        role: Role = "online" if certificate.groups == ONLINE_GROUPS else "offline"
+        _check_imported(index, config, certificate, role, now)
+        record = AuthorityRecord(certificate.fingerprint, role, "active", certificate.to_pem(), now)
+        _store_key(folder, record, text, key, passphrase)
+        index.authorities[record.fingerprint] = record
+        return record, True
+
+
+def _check_imported(index: Index, config: MeshConfig, certificate: Certificate, role: Role, now: float) -> None:
+    if any(one.role == role and one.state == "active" for one in index.authorities.values()):
+        raise MeshError(
+            f"there is another {role} authority already",
+            code="authority_exists",
+            next_step="Use another data folder, or rotate: `lamplighter mesh rotate start`.",
+        )
+    if not certificate.valid_at(now):
+        raise MeshError(
+            "the authority is expired or not yet valid",
+            code="authority_expired",
+            next_step="`lamplighter mesh init` makes a new one.",
+        )
+    mesh = IPv4Interface(str(config.network))
+    allowed = certificate.networks
+    if allowed and not any(one.version == 4 and mesh.network.subnet_of(one.network) for one in allowed):
+        raise MeshError(
+            f"the authority may certify {', '.join(str(one.network) for one in allowed)}, not the mesh's network {config.network}",
+            next_step="Set mesh.network in lamplighter.yaml to a network of the authority.",
+        )
+
+
+def _store_key(folder: MeshFolder, authority: AuthorityRecord, text: str, key: Ed25519PrivateKey, passphrase: str) -> None:
+    kept = _encrypted_block(text) if keys.is_encrypted(text) else keys.encrypt(key, passphrase)
+    folder.write(folder.key_file(authority.role, authority.fingerprint), kept)
+
+
+def _encrypted_block(text: str) -> str:
+    from lamplighter.mesh import pem
+
+    return pem.encode(*pem.only(text, pem.AUTHORITY_KEY_ENCRYPTED, what="encrypted Nebula authority's key"))
+
+
+def _certificates(text: str) -> dict[str, Certificate]:
+    from lamplighter.mesh import pem
+
+    only = [pem.encode(label, content) for label, content in pem.blocks(text) if label in (pem.CERTIFICATE, pem.CERTIFICATE_V2)]
+    return parse_bundle("".join(only))
+
+
+def _kept_private(path: Path) -> str | None:
+    try:
+        text = path.read_text(encoding="ascii")
+        keys.public_of(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, BadCertificate) as error:
+        raise MeshError(
+            f"the node's key {path} cannot be used", next_step="Move it away; then a new pair is made, and the old certificate must be revoked."
+        ) from error  # fmt: skip
+    return text
+
+
+def _write_node(folder: MeshFolder, index: Index, record: Record) -> None:
+    where = folder.node(record.name)
+    folder.write(where / publishing.BUNDLE, publishing.bundle(index), mode=0o644)
+    folder.write(where / publishing.CERTIFICATE, record.certificate, mode=0o644)
+
+
+def authority_of(index: Index, role: Role) -> AuthorityRecord:
+    """The authority of this role that signs. Raises MeshError."""
+    return active(index, role)
