@@ -88,7 +88,9 @@ def sections(rules: Iterable[Rule]) -> dict[str, object]:
         "inbound_action": "drop",
         # From 1.10 on, a rule would otherwise also cover networks behind a node that routes for others.
         "default_local_cidr_any": False,
-        "conntrack": {"tcp_timeout": "12m", "udp_timeout": "3m", "default_timeout": "10m"},
+        # The last one is ICMP's. Nebula remembers who talked to whom, not which ping: for so long after home pinged a node, that node's own
+        # pings are taken for answers.
+        "conntrack": {"tcp_timeout": "12m", "udp_timeout": "3m", "default_timeout": "10s"},
         "outbound": [{"port": "any", "proto": "any", "host": "any"}],
         "inbound": [rule.nebula() for rule in rules],
     }

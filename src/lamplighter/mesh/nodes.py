@@ -27,6 +27,10 @@ LIQO_MTU = 1240
 _REPORT_EVERY = 10
 """Seconds between a node's reports to the lighthouses: how soon they know a node's new address."""
 
+_ASK_AFTER, _DROP_AFTER = 2, 4
+"""Seconds without an answer until a tunnel is tested, and from then until it is given up. Nebula's own 5 and 10 leave home talking for a quarter
+of a minute to where a spot node was; they also are how long a revoked node may go on."""
+
 # Addresses of these lead nowhere from outside; without this each of a Kubernetes node's bridges would be tried in every handshake.
 _INTERNAL = (
     "docker.*",
@@ -157,11 +161,6 @@ def settings(
             firewall.inbound(node.kind, engine_ports=node.engine_ports, gateway_port=node.gateway_port, ssh=node.ssh)
         ),
     }
-
-
-def blocklist_file(blocklist: Sequence[str]) -> str:
-    """The blocklist as a file of its own beside config.yml: Nebula merges the files of a folder, so that only this one changes at a revocation."""
-    return yaml.safe_dump({"pki": {"blocklist": sorted(blocklist)}}, sort_keys=False, width=160)
 
 
 def mtu_problem(mtu: int) -> str | None:
