@@ -117,6 +117,16 @@ def set_to_zero(region: str, groups: Iterable[str]) -> list[str]:
     return done
 
 
+def close_groups(region: str, groups: Iterable[str]) -> list[str]:
+    """As `set_to_zero`, and no keeper can launch in them any more: the maximum is 0 too, until Terraform is applied again."""
+    done = set_to_zero(region, groups)
+    for name in done:
+        ask(
+            "autoscaling", region, "update_auto_scaling_group", AutoScalingGroupName=name, MinSize=0, MaxSize=0, DesiredCapacity=0
+        )
+    return done
+
+
 def terminate(region: str, instances: Sequence[str]) -> None:
     """End machines, absent ones included. In a group the desired count goes down with them. Raises ProviderError."""
     alone = []
@@ -201,6 +211,20 @@ def empty_bucket(region: str, bucket: str) -> int:
     return gone
 
 
+def empty_repository(region: str, name: str) -> int:
+    """Delete every image of a registry's repository; how many. One that is absent counts as empty. Raises ProviderError."""
+    gone = 0
+    try:
+        for page in pages("ecr", region, "list_images", repositoryName=name):
+            if images := page.get("imageIds"):
+                ask("ecr", region, "batch_delete_image", repositoryName=name, imageIds=images)
+                gone += len(images)
+    except ProviderError as error:
+        if code_of(error) != "RepositoryNotFoundException":
+            raise
+    return gone
+
+
 def read_object(region: str, bucket: str, key: str, *, last: int | None = None) -> bytes | None:
     """An object's bytes (the `last` ones); None when there is none. Raises ProviderError."""
     try:
@@ -246,6 +270,7 @@ __all__ = [
     "Identity",
     "bucket_size",
     "budgets",
+    "close_groups",
     "console",
     "delete_object",
     "delete_parameter",
@@ -253,6 +278,7 @@ __all__ = [
     "delete_volume",
     "deregister",
     "empty_bucket",
+    "empty_repository",
     "emulated",
     "identity",
     "list_keys",

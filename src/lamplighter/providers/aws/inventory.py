@@ -12,14 +12,14 @@ from typing import Any
 from lamplighter.core.errors import ProviderError
 from lamplighter.providers.aws import asking
 from lamplighter.providers.aws.asking import ask, code_of
+from lamplighter.providers.aws.picture import TAG_INSTALLATION, TAG_POOL, TAG_PURPOSE, TAG_REPLICA, TAG_STACK
 from lamplighter.providers.aws.standing import HOURS, Prices
 
-INSTALLATION = "lamplighter:installation"
-STACK = "lamplighter:stack"
-POOL = "lamplighter:pool"
-REPLICA = "lamplighter:replica"
-BUILDER = "lamplighter:builder"
-"""On a machine that bakes an image: Unix seconds until which it may live."""
+INSTALLATION, STACK, POOL, REPLICA, PURPOSE = TAG_INSTALLATION, TAG_STACK, TAG_POOL, TAG_REPLICA, TAG_PURPOSE
+BAKES = "bake"
+"""The purpose of a machine on which an image is baked."""
+UNTIL = "lamplighter:until"
+"""On such a machine: Unix seconds until which it may live."""
 BAKED = "lamplighter:baked"
 """On an image and its snapshots that `bake` made: Unix seconds when."""
 
@@ -101,6 +101,11 @@ class Inventory:
     def running(self) -> tuple[Item, ...]:
         """The machines that bill now."""
         return tuple(item for item in self.items if item.runs)
+
+
+def is_builder(item: Item) -> bool:
+    """Whether it is a machine on which an image is baked."""
+    return item.tags.get(PURPOSE) == BAKES
 
 
 def take(region: str, installation: str, *, rates: Rates | None = None) -> Inventory:
@@ -313,5 +318,6 @@ def _groups(region: str, installation: str) -> Iterator[Group]:
 
 
 __all__ = [
-    "BAKED", "BUILDER", "INSTALLATION", "POOL", "REPLICA", "STACK", "Group", "Inventory", "Item", "Rates", "regions_in_use", "running", "take",
+    "BAKED", "BAKES", "INSTALLATION", "POOL", "PURPOSE", "REPLICA", "STACK", "UNTIL", "Group", "Inventory", "Item", "Rates", "is_builder",
+    "regions_in_use", "running", "take",
 ]  # fmt: skip
