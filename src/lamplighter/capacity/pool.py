@@ -19,7 +19,7 @@ from lamplighter.capacity.prober import Prober
 from lamplighter.capacity.purse import Purse
 from lamplighter.capacity.reconcile import bind, current_stage, transition
 from lamplighter.capacity.wakebook import Wakebook
-from lamplighter.config import Config, ModelConfig
+from lamplighter.config import AwsPool, Config, ModelConfig
 from lamplighter.core.clock import within
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
@@ -435,7 +435,12 @@ class PoolKeeper:
 
     async def end(self, limit: float) -> bool:
         """End every replica of this pool, without waiting for what runs on it; True when all were gone within `limit` seconds."""
+        config = self._config.pools[self.name]
         if not self.policy.elastic:
+            return True
+        if isinstance(config, AwsPool) and config.at_exit == "keep":
+            if self.rows:
+                self._log.warning("nodes are left to their lease", nodes=len(self.rows), they_end_within=str(config.lease))
             return True
         until = self._clock.monotonic() + limit
         while True:

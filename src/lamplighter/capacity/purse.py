@@ -92,11 +92,7 @@ class Purse:
         assert self._open is not None  # noqa: S101 - `follow` read it
         rate = observation.rate or self._fixed()
         entry = self._open.get(row.id)
-        if (
-            rate is None
-            or observation.handle is None
-            or (entry is not None and (entry.hourly, entry.basis) == (rate.hourly, rate.basis))
-        ):
+        if rate is None or (entry is not None and (entry.hourly, entry.basis) == (rate.hourly, rate.basis)):
             return
         started = observation.billed_from if observation.billed_from is not None else row.created_at
         if entry is not None:

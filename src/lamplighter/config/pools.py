@@ -155,6 +155,10 @@ class AwsPool(_PoolBase):
     )
     lease: Span = Field(Duration(300), description="A node that nobody renews for so long ends itself.")
     drain: Span = Field(Duration(120), description="How long running answers may go on on a node whose lease has run out.")
+    at_exit: Literal["keep", "end"] = Field(
+        "keep",
+        description="When Lamplighter ends: `keep` leaves nodes to their lease, so that a restart within it costs no wake; `end` ends them at once.",
+    )
     image: Annotated[str, StringConstraints(pattern=r"^(stock|baked|ami-[0-9a-f]{8,17})$")] = Field(
         "stock",
         description="`stock`: AWS's Deep Learning AMI; `baked`: the newest that `lamplighter cloud bake` made; or an AMI's id.",

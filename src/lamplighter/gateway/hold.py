@@ -14,6 +14,7 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import RequestError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.core.states import WAKING, ReplicaState
+from lamplighter.costs import NANOS
 from lamplighter.gateway.breaker import State
 from lamplighter.gateway.lane import Asker, Lane, Target, Waiter
 from lamplighter.store.wakes import Wake
@@ -261,7 +262,10 @@ def words(lane: Lane, asker: Asker, *, elapsed: float, now: float) -> str:
         return f"lamplighter queued{place} waiting={lane.queued} elapsed={elapsed:.0f}s"
     text = f"lamplighter waking stage={stage(lane.wake) or 'queued'} elapsed={elapsed:.0f}s"
     left = eta(lane.wake, now)
-    return text if left is None else f"{text} eta={left:.0f}s"
+    if left is not None:
+        text = f"{text} eta={left:.0f}s"
+    entry = lane.wake.entry if lane.wake is not None else None
+    return text if entry is None else f"{text} price={entry.hourly / NANOS:.4g}{entry.currency}/h"
 
 
 def _position(lane: Lane, waiter: Waiter) -> int | None:

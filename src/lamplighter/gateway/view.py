@@ -5,8 +5,8 @@ It is refreshed on the bus's hints and every few seconds. It never writes, and i
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -15,9 +15,10 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import StoreError
 from lamplighter.engines.base import Capability, Engine, capabilities_of
 from lamplighter.store import demand as demand_store
-from lamplighter.store import overlay, replicas, wakes
+from lamplighter.store import ledger, overlay, replicas, wakes
 from lamplighter.store.bus import Subscription, Topic
 from lamplighter.store.demand import Demand
+from lamplighter.store.ledger import Entry, PoolCost
 from lamplighter.store.replicas import Replica
 from lamplighter.store.store import Store
 from lamplighter.store.wakes import Wake
@@ -34,13 +35,17 @@ STALE_AFTER = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The store as it was a moment ago. `models`: the file's and the overlay's. `wakes`: the newest of each (pool, model)."""
+    """The store as it was a moment ago. `models`: the file's and the overlay's. `wakes`: the newest of each (pool, model). `costs`: by pool.
+    `entries`: of the ledger, what costs now, by replica.
+    """
 
     version: int = 0
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     replicas: tuple[Replica, ...] = ()
     wakes: Mapping[tuple[str, str], Wake] = field(default_factory=dict)
     demand: Mapping[str, Demand] = field(default_factory=dict)
+    costs: Mapping[str, PoolCost] = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
 
     def capabilities(self, model: str, engine: Engine) -> frozenset[Capability]:
         """What `model` can be asked for: as a replica of it told when one did, else as its kind of engine usually has."""
@@ -51,6 +56,16 @@ class Snapshot:
         """The newest wake of `model` in its pool, or None when it was never woken (or is not known)."""
         config = self.models.get(model)
         return self.wakes.get((config.pool, model)) if config else None
+
+
+def _priced(
+    found: Mapping[tuple[str, str], Wake], rows: Sequence[Replica], entries: Mapping[str, Entry]
+) -> Mapping[tuple[str, str], Wake]:
+    """The wakes, each with what its replica costs."""
+    if not entries:
+        return found
+    of_wake = {row.wake_id: entries[row.id] for row in rows if row.id in entries and row.wake_id is not None}
+    return {key: replace(wake, entry=of_wake.get(wake.id)) for key, wake in found.items()}
 
 
 class View:
@@ -111,21 +126,20 @@ class View:
 
     async def refresh(self) -> Snapshot:
         """Read now. Raises StoreError."""
+        rows = tuple(await replicas.living(self._store))
+        entries = {entry.replica_id: entry for entry in await ledger.entries(self._store)}
         fresh = Snapshot(
             version=self.snapshot.version + 1,
             models=await overlay.effective(self._store, self._config),
-            replicas=tuple(await replicas.living(self._store)),
-            wakes=await wakes.latest(self._store),
+            replicas=rows,
+            wakes=_priced(await wakes.latest(self._store), rows, entries),
             demand=await demand_store.totals(self._store),
+            costs=await ledger.costs(self._store),
+            entries=entries,
         )
         self._read_at = self._clock.monotonic()
         old = self.snapshot
-        if old.version == 0 or (fresh.models, fresh.replicas, fresh.wakes, fresh.demand) != (
-            old.models,
-            old.replicas,
-            old.wakes,
-            old.demand,
-        ):
+        if old.version == 0 or fresh != replace(old, version=fresh.version):
             self.snapshot = fresh
             for listener in self._listeners:
                 listener(fresh)

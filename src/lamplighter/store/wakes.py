@@ -11,6 +11,7 @@ from lamplighter.core.ids import new_id
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.store import leases
 from lamplighter.store.bus import Topic
+from lamplighter.store.ledger import Entry
 from lamplighter.store.store import Store
 from lamplighter.store.tables import wakes
 
@@ -53,6 +54,8 @@ class Wake:
     warm: bool
     eta_p50: float | None
     eta_p90: float | None
+    entry: Entry | None = None
+    """What its replica costs, when a reader has looked that up; never stored with the wake."""
 
     @property
     def seconds(self) -> float | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lamplighter.core.errors import LamplighterError
+from lamplighter.gateway.money import running_json
 from lamplighter.store.chats import Chat, Message
 from lamplighter.store.wakes import Wake
 
@@ -44,6 +45,7 @@ def wake_json(wake: Wake) -> dict[str, Any]:
         "started_at": wake.started_at,
         "stages": [stage.as_json() for stage in wake.stages],
         "eta": {"p50": wake.eta_p50, "p90": wake.eta_p90} if known else None,
+        "cost": running_json(wake.entry),
     }
 
 

@@ -15,6 +15,7 @@ from lamplighter.core.states import PoolState, ReplicaState, pool_state
 from lamplighter.engines.base import Engine
 from lamplighter.gateway.breaker import Report
 from lamplighter.gateway.chat.shapes import wake_json
+from lamplighter.gateway.money import budget_json, quote_json, running_json, spent_json
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.demand import Demand
 from lamplighter.store.replicas import Replica
@@ -92,6 +93,7 @@ class Statuses:
             "wake": wake_json(wake) if wake is not None and wake.outcome is None and state is PoolState.WAKING else None,
             "failure": _failure(wake) if state is PoolState.FAILED and wake is not None else None,
             "last_wake": self._last_wake(config.pool, name, wake),
+            "quote": quote_json(snapshot.costs.get(config.pool)),
         }
 
     def _pool(self, snapshot: Snapshot, name: str, pool: PoolConfig) -> dict[str, Any]:
@@ -105,6 +107,8 @@ class Statuses:
             "kind": pool.kind,
             "state": pool_state((one.state for one in replicas), failed=failed).value,
             "max_replicas": _most(pool),
+            "budget": budget_json(pool, snapshot.costs.get(name)),
+            "spent": spent_json(snapshot.costs.get(name)),
             "replicas": [self._replica(snapshot, one) for one in replicas],
         }
 
@@ -120,6 +124,7 @@ class Statuses:
             "since": replica.since,
             "in_flight": sum(demand.loads.get(replica.id, 0) for demand in snapshot.demand.values()),
             "breaker": _breaker(self._circuits().get(replica.id)),
+            "cost": running_json(snapshot.entries.get(replica.id)),
         }
 
     def _last_wake(self, pool: str, model: str, wake: Wake | None) -> dict[str, float] | None:

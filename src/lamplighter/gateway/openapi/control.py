@@ -49,6 +49,45 @@ class Eta(BaseModel):
     p90: float
 
 
+class RunningCost(BaseModel):
+    """What a replica costs. `hourly`: exact decimal. `since`: Unix seconds from which it costs."""
+
+    hourly: str
+    currency: str
+    basis: str
+    since: float
+
+
+class PriceQuote(BaseModel):
+    """What the next wake would cost, an estimate: `hourly` while it runs, `least` in all. Exact decimals. `at`: Unix seconds of the price."""
+
+    hourly: str
+    least: str
+    currency: str
+    basis: str | None
+    source: str | None
+    at: float | None
+
+
+class BudgetStatus(BaseModel):
+    """How much of a pool's budget is used. Exact decimals. `since`: Unix seconds at which the period began."""
+
+    limit: str
+    period: Literal["day", "month"]
+    spent: str
+    left: str
+    currency: str
+    since: float | None
+
+
+class SpentStatus(BaseModel):
+    """What a pool's machines cost since `since` (Unix seconds). Exact decimal."""
+
+    amount: str
+    currency: str
+    since: float
+
+
 class WakeProgress(BaseModel):
     """A wake under way."""
 
@@ -56,6 +95,7 @@ class WakeProgress(BaseModel):
     started_at: float
     stages: list[Stage]
     eta: Eta | None
+    cost: RunningCost | None
 
 
 class Failure(BaseModel):
@@ -95,6 +135,7 @@ class ModelStatus(BaseModel):
     wake: WakeProgress | None
     failure: Failure | None
     last_wake: LastWake | None
+    quote: PriceQuote | None
 
 
 class BreakerStatus(BaseModel):
@@ -120,6 +161,7 @@ class ReplicaStatus(BaseModel):
     since: float
     in_flight: int
     breaker: BreakerStatus | None
+    cost: RunningCost | None
 
 
 class PoolStatus(BaseModel):
@@ -129,6 +171,8 @@ class PoolStatus(BaseModel):
     kind: str
     state: str
     max_replicas: int
+    budget: BudgetStatus | None
+    spent: SpentStatus | None
     replicas: list[ReplicaStatus]
 
 

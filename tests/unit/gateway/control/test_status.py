@@ -9,6 +9,7 @@ from lamplighter.core.states import ReplicaState
 from lamplighter.gateway.control.status import Statuses
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.demand import Demand
+from lamplighter.store.ledger import Entry, PoolCost
 from lamplighter.store.replicas import Replica
 from lamplighter.store.wakes import Stage, Wake
 from lamplighter.testing.provider import FakeEngineKind
@@ -154,3 +155,40 @@ def test_pools_and_unknown_models() -> None:
     assert (shown["model"], shown["state"], shown["reason"], shown["in_flight"]) == ("small", "ready", "unreachable", 2)
     assert [model["note"] for model in whole["models"]] == ["weak", None, None]
     assert statuses.model(snapshot, "nobody") is None
+
+
+def priced(**more: Any) -> dict[str, Any]:
+    """The same pool with a budget, a quote and a machine that costs something."""
+    pools = {**CONFIG.model_dump(mode="json")["pools"], "here": {"kind": "process", "budget": "60 USD/month"}}
+    models = {"small": {"engine": "llamacpp", "pool": "here", "source": "bundled"}}
+    config = Config.model_validate({"models": models, "pools": pools})
+    one = replica(ReplicaState.READY)
+    entry = Entry("led_1", "here", "small", one.id, "i-1", "spot g4dn.xlarge", 210_400_000, "USD", 100.0, None)
+    cost = PoolCost("here", "USD", 12_310_000_000, 0.0, 210_400_000, 50_000_000, "spot g4dn.xlarge", "AWS", 90.0)
+    snapshot = Snapshot(models=config.models, replicas=(one,), costs={"here": replace(cost, **more)}, entries={one.id: entry})
+    return Statuses(config, ENGINES).whole(snapshot, now=200.0, started_at=0.0, installation="ins")
+
+
+def test_money_is_told_exactly() -> None:
+    """If this fails, a person wakes a machine without knowing what it costs, or sees a budget with rounding errors."""
+    told = priced()
+    assert told["models"][0]["quote"] == {
+        "hourly": "0.2104", "least": "0.05", "currency": "USD", "basis": "spot g4dn.xlarge", "source": "AWS", "at": 90.0
+    }  # fmt: skip
+    pool = told["pools"][0]
+    assert pool["budget"] == {
+        "limit": "60", "period": "month", "spent": "12.31", "left": "47.69", "currency": "USD", "since": 0.0
+    }  # fmt: skip
+    assert pool["spent"] == {"amount": "12.31", "currency": "USD", "since": 0.0}
+    assert pool["replicas"][0]["cost"] == {"hourly": "0.2104", "currency": "USD", "basis": "spot g4dn.xlarge", "since": 100.0}
+
+
+def test_a_budget_that_is_overdrawn_has_nothing_left() -> None:
+    """If this fails, a person reads of money that is owed as if it could be spent."""
+    assert priced(spent=61 * 10**9)["pools"][0]["budget"]["left"] == "0"
+
+
+def test_what_costs_nothing_says_nothing() -> None:
+    """If this fails, a laptop's model is shown with a price of zero."""
+    one = told()
+    assert one["quote"] is None
