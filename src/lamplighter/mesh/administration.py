@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lamplighter.config.mesh import MeshConfig
-from lamplighter.mesh import keys, publishing
+from lamplighter.mesh import keys, publishing, rotation
 from lamplighter.mesh.authority import AUTHORITY_NAMES, read_key
 from lamplighter.mesh.certificates import Certificate, parse_bundle, public_bytes, self_signed
 from lamplighter.mesh.errors import BadCertificate, MeshError
@@ -133,6 +133,7 @@ def sign(folder: MeshFolder, config: MeshConfig, request: SignRequest, key: Ed25
             life=request.life or life_of(request.kind, config),
         )
         record = issue_into(index, config, wanted, key, now)
+        rotation.confirm_first(index, record.name, now)
         if private is not None:
             folder.write(where / publishing.KEY, private)
         _write_node(folder, index, record)
@@ -302,6 +303,74 @@ def _write_node(folder: MeshFolder, index: Index, record: Record) -> None:
     folder.write(where / publishing.CERTIFICATE, record.certificate, mode=0o644)
 
 
-def authority_of(index: Index, role: Role) -> AuthorityRecord:
-    """The authority of this role that signs. Raises MeshError."""
-    return active(index, role)
+def start_rotation(
+    folder: MeshFolder, config: MeshConfig, role: Role, passphrase: str, now: float, *, life: float | None = None
+) -> None:
+    """Make the new authority and add it to the bundle; nothing when a rotation of this role is under way. Raises MeshError."""
+    with folder.change() as index:
+        under_way = rotation.progress(index, now)
+        if under_way is not None and under_way.role == role:
+            return
+        active(index, role)
+        fresh = new_authority(folder, Index(), config, role, passphrase, now, state="introduced", life=life)
+        rotation.begin(index, fresh, now)
+        write_bundles(folder, index, now)
+
+
+def sign_rotation(folder: MeshFolder, config: MeshConfig, key: Ed25519PrivateKey | None, now: float) -> list[Record]:
+    """Let the new authority sign, and sign again what the old one certified for people and home; what was signed.
+
+    Cloud nodes are signed again by the keeper, which sees that their authority retires. `key`: of the new authority; needed for the offline
+    one only. Raises MeshError while a node is not known to trust it.
+    """
+    with folder.change() as index:
+        current_rotation = rotation.promote(index, now)
+        if current_rotation.role == "online" or key is None:
+            return []
+        signed = []
+        for name in current_rotation.waiting:
+            record = newest(index, name, now)
+            if record is None or record.authority != current_rotation.old.fingerprint:
+                continue
+            signed.append(renew_into(index, config, record, {"offline": key}, now))
+            _write_node(folder, index, signed[-1])
+        return signed
+
+
+def finish_rotation(folder: MeshFolder, now: float) -> AuthorityRecord:
+    """Drop the old authority from the bundle and its key from the disk. Raises MeshError while a node may still show a certificate of it."""
+    with folder.change() as index:
+        old = rotation.drop(index, now)
+        write_bundles(folder, index, now)
+    folder.key_file(old.role, old.fingerprint).unlink(missing_ok=True)
+    return old
+
+
+def cancel_rotation(folder: MeshFolder, now: float) -> AuthorityRecord:
+    """Drop the new authority again, with its key. Raises MeshError when it signs already."""
+    with folder.change() as index:
+        new = rotation.cancel(index, now)
+        write_bundles(folder, index, now)
+    folder.key_file(new.role, new.fingerprint).unlink(missing_ok=True)
+    return new
+
+
+def delivered(folder: MeshFolder, names: Sequence[str], now: float) -> None:
+    """A person says that these nodes run with the bundle and the certificate that lie in their folders here. Raises MeshError."""
+    with folder.change() as index:
+        for name in names:
+            record = newest(index, name, now)
+            if record is None:
+                raise MeshError(
+                    f"{name!r} has no valid certificate",
+                    code="no_certificate",
+                    next_step="`lamplighter mesh list` shows the nodes.",
+                )
+            rotation.confirm(index, name, trusts=rotation.trusted(index), carries=record.fingerprint, now=now)
+
+
+def write_bundles(folder: MeshFolder, index: Index, now: float) -> None:
+    """Put the bundle of now into the folder of every node that has one."""
+    for name in rotation.living_names(index, now):
+        if folder.node(name).is_dir():
+            folder.write(folder.node(name) / publishing.BUNDLE, publishing.bundle(index), mode=0o644)

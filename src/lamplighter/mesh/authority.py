@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.core.clock import Clock, SystemClock
-from lamplighter.mesh import keys, publishing
+from lamplighter.mesh import keys, publishing, rotation
+from lamplighter.mesh.certificates import parse_bundle
 from lamplighter.mesh.errors import MeshError
-from lamplighter.mesh.issuing import ONLINE_GROUPS, Wanted, active, issue_into, revoke_into, taken
-from lamplighter.mesh.storage import Confirmation, Index, MeshFolder, unusable
+from lamplighter.mesh.issuing import ONLINE_GROUPS, Wanted, active, issue_into, newest, revoke_into, taken
+from lamplighter.mesh.storage import Index, MeshFolder, unusable
 
 AUTHORITY_NAMES = {"offline": "lamplighter-offline", "online": "lamplighter-online"}
 """Names of the authorities' certificates; the same after a rotation, so that firewall rules may say `ca_name`."""
@@ -73,6 +74,7 @@ class OnlineAuthority:
             key = self._key(index)
             wanted = Wanted(name, "gpu", public_key, address, ONLINE_GROUPS, float(self._config.node_certificate))
             record = issue_into(index, self._config, wanted, key, now)
+            rotation.confirm_first(index, name, now)
         return Issued(record.certificate, record.fingerprint, record.not_after)
 
     def revoke(self, fingerprint: str, until: float) -> None:
@@ -94,7 +96,7 @@ class OnlineAuthority:
     def confirm(self, name: str, *, bundle: str, fingerprint: str) -> None:
         """Remember that this node has this bundle and this certificate: a rotation goes on only when every node is known to."""
         with self._folder.change() as index:
-            index.confirmed[name] = confirmation(bundle, fingerprint, self._clock.time())
+            rotation.confirm(index, name, trusts=parse_bundle(bundle), carries=fingerprint, now=self._clock.time())
 
     def taken(self) -> frozenset[IPv4Address]:
         """The addresses of valid certificates."""
@@ -110,7 +112,7 @@ class OnlineAuthority:
 
     def publish(self) -> None:
         """Give this machine's Nebula bundle and blocklist and make it read them. Does nothing when it has them. Raises MeshError."""
-        publishing.publish(self._folder, self._config)
+        publishing.publish(self._folder, self._config, now=self._clock.time())
 
     def _key(self, index: Index) -> Ed25519PrivateKey:
         """The key that signs; another than before after a rotation."""
@@ -119,13 +121,6 @@ class OnlineAuthority:
             if fingerprint not in self._keys:
                 self._keys[fingerprint] = keys.decrypt(read_key(self._folder, "online", fingerprint), self._passphrase)
             return self._keys[fingerprint]
-
-
-def confirmation(bundle: str, fingerprint: str | None, now: float) -> Confirmation:
-    """What a node has, from its bundle and its certificate's fingerprint. Raises BadCertificate."""
-    from lamplighter.mesh.certificates import parse_bundle
-
-    return Confirmation(trusts=tuple(parse_bundle(bundle)), carries=fingerprint, at=now)
 
 
 def read_key(folder: MeshFolder, role: str, fingerprint: str) -> str:
@@ -167,8 +162,6 @@ class NodeFiles:
 
 def read_node(folder: Path, name: str, *, now: float) -> NodeFiles:
     """The newest valid certificate of a node, and its key when that lies here. Raises MeshError when it has none."""
-    from lamplighter.mesh.issuing import newest
-
     mesh = MeshFolder(folder)
     record = newest(mesh.read(), name, now)
     if record is None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamplighter.config.mesh import MeshConfig
-from lamplighter.mesh import keys
+from lamplighter.mesh import keys, rotation
 from lamplighter.mesh.commands import run
 from lamplighter.mesh.errors import BadCertificate, MeshError
 from lamplighter.mesh.storage import Index, MeshFolder, Record
@@ -43,34 +43,39 @@ def blocklist_file(fingerprints: Sequence[str]) -> str:
     return f"{head}pki:\n  blocklist:\n{lines}" if lines else f"{head}pki:\n  blocklist: []\n"
 
 
-def own_certificate(index: Index, private_pem: str) -> Record | None:
-    """The newest certificate of the key, if it has one that is not revoked. Raises BadCertificate."""
-    public = keys.public_of(private_pem).hex()
+def own_certificate(index: Index, where: Path) -> Record | None:
+    """The newest certificate that is not revoked of the key in this folder; None when the folder has no key of ours."""
+    try:
+        public = keys.public_of((where / KEY).read_text(encoding="ascii")).hex()
+    except (OSError, UnicodeDecodeError, BadCertificate):  # the certificate there is somebody else's business
+        return None
     of_key = [one for one in index.certificates.values() if one.public_key == public and one.revoked_at is None]
     return max(of_key, key=lambda one: one.issued_at, default=None)
 
 
-def publish(folder: MeshFolder, config: MeshConfig, *, always: bool = False) -> bool:
+def publish(folder: MeshFolder, config: MeshConfig, *, now: float, always: bool = False) -> bool:
     """Write what differs, then reload when something did or the last reload failed (`always`: in any case); whether it reloaded.
 
     The certificate of this machine is renewed too, when the folder holds its key. Raises MeshError.
     """
     # A lock of its own: issuing must not wait for a slow reload. The index is read inside, so that the last to publish knows the latest.
     with folder.locked("publish.lock", wait=2 * RELOAD_LIMIT):
-        return _publish(folder, config, folder.read(), always=always)
+        index = folder.read()
+        own = own_certificate(index, target(folder, config))
+        reloaded = _publish(folder, config, index, own, always=always)
+    if reloaded and own is not None:  # this node has now what is in the index: a rotation need not wait for it
+        with folder.change() as latest:
+            rotation.confirm(latest, own.name, trusts=rotation.trusted(index), carries=own.fingerprint, now=now)
+    return reloaded
 
 
-def _publish(folder: MeshFolder, config: MeshConfig, index: Index, *, always: bool) -> bool:
+def _publish(folder: MeshFolder, config: MeshConfig, index: Index, own: Record | None, *, always: bool) -> bool:
     where = target(folder, config)
     if not index.authorities:
         raise MeshError("there is no authority to publish", code="no_authority", next_step="`lamplighter mesh init` makes both.")
     wanted = {BUNDLE: bundle(index), BLOCKLIST: blocklist_file(list(index.blocklist))}
-    try:
-        own = own_certificate(index, (where / KEY).read_text(encoding="ascii"))
-        if own is not None:
-            wanted[CERTIFICATE] = own.certificate
-    except (OSError, BadCertificate, UnicodeDecodeError):  # no key of ours there: the certificate is somebody else's business
-        pass
+    if own is not None:
+        wanted[CERTIFICATE] = own.certificate
     # The bundle before the certificate: a crash in between must not leave a certificate whose authority is not trusted here.
     changed = [name for name, text in wanted.items() if folder.write(where / name, text, mode=0o644)]
     digest = hashlib.sha256(repr((str(where), config.reload, sorted(wanted.items()))).encode()).hexdigest()
