@@ -85,7 +85,7 @@ def _thing(item: Item, pools: Mapping[str, AwsPool], known: set[str], machines: 
     if item.stack not in known:
         return Judged(item, Standing.UNOWNED, f"no pool of the configuration names the stack {item.stack!r}")
     if item.kind == "volume":
-        holder = next((machine for id, machine in machines.items() if id in item.detail), None)
+        holder = next((machine for machine in machines.values() if machine.item.id in item.detail), None)
         if holder is not None:
             return Judged(item, holder.standing, f"of {holder.item.id}, which {holder.why}")
         pool = pools.get(item.pool or "")

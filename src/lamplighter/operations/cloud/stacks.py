@@ -113,7 +113,7 @@ def _pool(pool: AwsPool, baked: str | None) -> dict[str, Any]:
     return {
         "instance_types": list(pool.instance_types),
         "zones": list(pool.zones),
-        "max": pool.max_replicas,
+        "max": pool.max_replicas + 1,  # the one that replaces another runs beside it for a while
         "allocation": pool.allocation,
         # Before anything was baked there is nothing that a launch template could name.
         "image": "stock" if pool.image == "baked" and not baked else pool.image,

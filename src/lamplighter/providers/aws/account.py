@@ -6,6 +6,7 @@ Not responsible for what to do next (`operations.cloud`), for single replicas (t
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -253,6 +254,21 @@ def list_keys(region: str, bucket: str, prefix: str) -> list[str]:
     ]
 
 
+def spot_prices(region: str, types: Sequence[str]) -> dict[tuple[str, str], Decimal]:
+    """The spot market's newest price by (type, zone), USD an hour, Linux. Raises ProviderError."""
+    now = datetime.now(UTC)
+    newest: dict[tuple[str, str], tuple[datetime, Decimal]] = {}
+    for page in pages(
+        "ec2", region, "describe_spot_price_history",
+        InstanceTypes=list(types), ProductDescriptions=["Linux/UNIX"], StartTime=now, EndTime=now,
+    ):  # fmt: skip
+        for one in page.get("SpotPriceHistory") or ():
+            where, at = (one["InstanceType"], one["AvailabilityZone"]), one["Timestamp"]
+            if where not in newest or at > newest[where][0]:
+                newest[where] = (at, Decimal(str(one["SpotPrice"])))
+    return {where: price for where, (_, price) in newest.items()}
+
+
 def console(region: str, instance: str) -> str | None:
     """What a machine wrote to its console, as far as AWS kept it; None when nothing. Raises ProviderError."""
     try:
@@ -286,7 +302,7 @@ __all__ = [
     "parameter",
     "read_object",
     "release_address",
-    "set_to_zero",
+    "set_to_zero", "spot_prices",
     "store_parameter",
     "terminate",
 ]  # fmt: skip

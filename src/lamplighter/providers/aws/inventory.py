@@ -132,6 +132,15 @@ def running(region: str, installation: str) -> tuple[Item, ...]:
     return tuple(item for item in _instances(region, installation, None) if item.state != "terminated")
 
 
+def find_replica(region: str, installation: str, handle: str) -> str | None:
+    """The machine that carries, or until an hour ago carried, a replica; by the provider's handle. Raises ProviderError."""
+    filters = [*_ours(installation), {"Name": f"tag:{REPLICA}", "Values": [handle]}]
+    for reservation in _pages("ec2", region, "describe_instances", "Reservations", Filters=filters):
+        for one in reservation["Instances"]:
+            return str(one["InstanceId"])
+    return None
+
+
 def regions_in_use(region: str) -> tuple[str, ...]:
     """Every region that the account can use, asked in `region`. Raises ProviderError."""
     answer = ask("ec2", region, "describe_regions")
@@ -318,6 +327,6 @@ def _groups(region: str, installation: str) -> Iterator[Group]:
 
 
 __all__ = [
-    "BAKED", "BAKES", "INSTALLATION", "POOL", "PURPOSE", "REPLICA", "STACK", "UNTIL", "Group", "Inventory", "Item", "Rates", "is_builder",
+    "BAKED", "BAKES", "INSTALLATION", "POOL", "PURPOSE", "REPLICA", "STACK", "UNTIL", "Group", "Inventory", "Item", "Rates", "find_replica", "is_builder",
     "regions_in_use", "running", "take",
 ]  # fmt: skip
