@@ -1,0 +1,155 @@
+"""What a node's role may do, decided by the policies that the role really has in the emulator: those of Terraform, or of `seed_stack`.
+
+Only what such policies need of IAM's language: Allow and Deny, wildcards, `${aws:userid}`, and a few conditions. What it does not know matches nothing.
+"""
+
+import fnmatch
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from lamplighter.testing.aws.callers import Caller, DeniedError
+from lamplighter.testing.aws.guard import ACCOUNT
+
+_METHODS = {"GET": "Get", "HEAD": "Get", "PUT": "Put", "POST": "Put", "DELETE": "Delete"}
+_LIKE = ("StringLike", "ArnLike", "StringEqualsIgnoreCase", "ArnEquals", "StringEquals")
+
+
+def check(caller: Caller, environ: Mapping[str, Any], body: bytes) -> None:
+    """Raise DeniedError unless the caller's role allows the request."""
+    action, resources, context = _request(caller, environ, body)
+    if not allowed(caller, action, resources, context):
+        who = f"arn:aws:sts::{ACCOUNT}:assumed-role/{caller.role.name}/{caller.record.instance.id}"
+        message = (
+            f"User: {who} is not authorized to perform: {action} on resource: {resources[0]} "
+            "because no identity-based policy allows it"
+        )
+        raise DeniedError("AccessDenied", message)
+
+
+def allowed(caller: Caller, action: str, resources: list[str], context: Mapping[str, str]) -> bool:
+    """Whether some statement allows it and none denies it."""
+    context = {"aws:userid": caller.sender, "aws:username": caller.role.name, "aws:requestedregion": caller.region, **context}
+    verdict = False
+    for statement in _statements(caller.role):
+        if not _about(statement, action, resources, context):
+            continue
+        if statement["Effect"] == "Deny":
+            return False
+        verdict = True
+    return verdict
+
+
+def _statements(role: Any) -> list[dict[str, Any]]:
+    documents = [json.loads(unquote(text)) if text.startswith("%") else json.loads(text) for text in role.policies.values()]
+    documents += [json.loads(policy.document) for policy in role.managed_policies.values()]
+    return [one for document in documents for one in _many(document["Statement"])]
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _about(statement: dict[str, Any], action: str, resources: list[str], context: Mapping[str, str]) -> bool:
+    if not any(fnmatch.fnmatchcase(action.lower(), pattern.lower()) for pattern in _many(statement.get("Action", []))):
+        return False
+    patterns = [_fill(pattern, context) for pattern in _many(statement.get("Resource", []))]
+    if not all(any(_matches(resource, pattern) for pattern in patterns) for resource in resources):
+        return False
+    return all(_holds(kind, wanted, context) for kind, wanted in statement.get("Condition", {}).items())
+
+
+def _fill(pattern: str, context: Mapping[str, str]) -> str:
+    return re.sub(r"\$\{([^}]+)\}", lambda match: context.get(match.group(1).lower(), "\0unknown"), pattern)
+
+
+def _matches(value: str, pattern: str) -> bool:
+    # IAM's wildcards are only * and ?.
+    return re.fullmatch("".join({"*": ".*", "?": "."}.get(one, re.escape(one)) for one in pattern), value, re.DOTALL) is not None
+
+
+def _holds(kind: str, wanted: dict[str, Any], context: Mapping[str, str]) -> bool:
+    if kind.removesuffix("IfExists") not in _LIKE:
+        return False
+    for name, values in wanted.items():
+        there = context.get(name.lower())
+        if there is None:
+            if kind.endswith("IfExists"):
+                continue
+            return False
+        if not any(_matches(there, _fill(str(value), context)) for value in _many(values)):
+            return False
+    return True
+
+
+def _request(caller: Caller, environ: Mapping[str, Any], body: bytes) -> tuple[str, list[str], dict[str, str]]:
+    """The action, the resources that it is about and what conditions may ask."""
+    if caller.service == "s3":
+        return _s3(environ)
+    target = environ.get("HTTP_X_AMZ_TARGET", "")
+    if target:
+        action, values = target.rpartition(".")[2], json.loads(body or b"{}")
+    else:
+        form = parse_qs((body or environ.get("QUERY_STRING", "").encode()).decode())
+        values = {name: found[0] for name, found in form.items()}
+        action = values.get("Action", "Unknown")
+    resource, context = _resource(caller, values)
+    return f"{caller.service}:{action}", [resource], context
+
+
+def _s3(environ: Mapping[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+    bucket, _, key = environ.get("PATH_INFO", "/").lstrip("/").partition("/")
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    if not key:
+        prefix = query.get("prefix", [""])[0]
+        kind = "s3:ListBucket" if environ["REQUEST_METHOD"] in ("GET", "HEAD") else "s3:PutBucket"
+        return kind, [f"arn:aws:s3:::{bucket}"], {"s3:prefix": prefix}
+    return f"s3:{_METHODS[environ['REQUEST_METHOD']]}Object", [f"arn:aws:s3:::{bucket}/{key}"], {}
+
+
+def _resource(caller: Caller, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    here = f"{caller.region}:{ACCOUNT}"
+    if caller.service == "sqs":
+        return f"arn:aws:sqs:{here}:{str(values.get('QueueUrl', '')).rstrip('/').rpartition('/')[2]}", {}
+    if caller.service == "autoscaling":
+        return _group(caller, str(values.get("InstanceId", "")), values)
+    if caller.service == "secretsmanager":
+        secret = str(values.get("SecretId", ""))
+        return (secret if secret.startswith("arn:") else f"arn:aws:secretsmanager:{here}:secret:{secret}-AbCdEf"), {}
+    if caller.service == "ssm":
+        return f"arn:aws:ssm:{here}:parameter/{str(values.get('Name', '')).lstrip('/')}", {}
+    if caller.service == "ec2" and "VolumeId" in values:
+        return _tagged(caller, f"arn:aws:ec2:{here}:volume/{values['VolumeId']}", str(values["VolumeId"]))
+    if caller.service == "logs":
+        return f"arn:aws:logs:{here}:log-group:{values.get('logGroupName', '')}:log-stream:{values.get('logStreamName', '')}", {}
+    return "*", {}
+
+
+def _group(caller: Caller, instance: str, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    from moto.autoscaling.models import autoscaling_backends
+
+    groups = autoscaling_backends[ACCOUNT][caller.region].autoscaling_groups.values()
+    wanted = str(values.get("AutoScalingGroupName", ""))
+    group = next(
+        (one for one in groups if one.name == wanted or any(s.instance.id == instance for s in one.instance_states)), None
+    )
+    context = {"ec2:sourceinstancearn": f"arn:aws:ec2:{caller.region}:{ACCOUNT}:instance/{caller.record.instance.id}"}
+    if group is None:
+        # Nothing is told of what is not there: the request goes on, and fails on its own.
+        own = caller.record.group or "none"
+        return f"arn:aws:autoscaling:{caller.region}:{ACCOUNT}:autoScalingGroup:0:autoScalingGroupName/{wanted or own}", context
+    tags = {f"autoscaling:resourcetag/{tag['Key']}".lower(): tag["Value"] for tag in group.tags}
+    tags |= {f"aws:resourcetag/{tag['Key']}".lower(): tag["Value"] for tag in group.tags}
+    return group.arn, context | tags
+
+
+def _tagged(caller: Caller, arn: str, resource: str) -> tuple[str, dict[str, str]]:
+    from moto.ec2.models import ec2_backends
+
+    found = ec2_backends[ACCOUNT][caller.region].describe_tags(filters={"resource-id": [resource]})
+    return arn, {f"{kind}:resourcetag/{tag['key']}".lower(): tag["value"] for tag in found for kind in ("aws", "ec2")}
+
+
+__all__ = ["DeniedError", "allowed", "check"]
