@@ -84,10 +84,9 @@ def make_authority(
         return new_authority(folder, index, config, role, passphrase, now, state="active", life=life), True
 
 
-def unlock(folder: MeshFolder, authority: AuthorityRecord, passphrase: str, key_pem: str | None = None) -> Ed25519PrivateKey:
-    """The authority's private key, from `key_pem` or from the disk. Raises MeshError, WrongPassphrase."""
-    text = read_key(folder, authority.role, authority.fingerprint) if key_pem is None else key_pem
-    key = keys.parse_authority_key(text, passphrase)
+def unlock(authority: AuthorityRecord, key_pem: str, passphrase: str) -> Ed25519PrivateKey:
+    """The authority's private key from its file's text. Raises MeshError, WrongPassphrase."""
+    key = keys.parse_authority_key(key_pem, passphrase)
     if public_bytes(key) != authority.parsed().public_key:
         raise MeshError(
             f"this is not the key of the {authority.role} authority {authority.fingerprint[:16]}",
@@ -213,6 +212,15 @@ def remove_key(folder: MeshFolder, authority: AuthorityRecord, copy: str) -> Non
     folder.key_file(authority.role, authority.fingerprint).unlink(missing_ok=True)
 
 
+def imported_role(folder: MeshFolder, text: str) -> Role:
+    """Whose passphrase an imported file needs, by the certificate in it; without one it is taken for the offline authority's."""
+    index = folder.read()
+    for fingerprint, certificate in _certificates(text).items():
+        known = index.authorities.get(fingerprint)
+        return known.role if known is not None else _role(certificate)
+    return "offline"
+
+
 def import_authority(
     folder: MeshFolder, config: MeshConfig, text: str, passphrase: str, now: float
 ) -> tuple[AuthorityRecord, bool]:
@@ -236,12 +244,16 @@ def import_authority(
                 next_step="Put the authority's certificate (ca.crt) behind the key in the same file.",
             )
         certificate = certificates[0]
-        role: Role = "online" if certificate.groups == ONLINE_GROUPS else "offline"
+        role = _role(certificate)
         _check_imported(index, config, certificate, role, now)
         record = AuthorityRecord(certificate.fingerprint, role, "active", certificate.to_pem(), now)
         _store_key(folder, record, text, key, passphrase)
         index.authorities[record.fingerprint] = record
         return record, True
+
+
+def _role(certificate: Certificate) -> Role:
+    return "online" if certificate.groups == ONLINE_GROUPS else "offline"
 
 
 def _check_imported(index: Index, config: MeshConfig, certificate: Certificate, role: Role, now: float) -> None:
