@@ -27,7 +27,7 @@ LIQO_MTU = 1240
 _REPORT_EVERY = 10
 """Seconds between a node's reports to the lighthouses: how soon they know a node's new address."""
 
-_ASK_AFTER, _DROP_AFTER = 2, 4
+_ASK_AFTER, _DROP_AFTER = 2, 3
 """Seconds without an answer until a tunnel is tested, and from then until it is given up. Nebula's own 5 and 10 leave home talking for a quarter
 of a minute to where a spot node was; they also are how long a revoked node may go on."""
 
@@ -149,6 +149,7 @@ def settings(
         # Keeps a home router's mapping open, and answers from behind one.
         "punchy": {"punch": True, "respond": True, "delay": "1s"},
         "relay": {"am_relay": node.finds, "use_relays": True, "relays": [] if node.finds else overlays},
+        "timers": {"connection_alive_interval": _ASK_AFTER, "pending_deletion_interval": _DROP_AFTER},
         "tun": {
             "disabled": False,
             "dev": config.interface,
@@ -189,7 +190,6 @@ __all__ = [
     "LIQO_MTU",
     "WIREGUARD_OVERHEAD",
     "Node",
-    "blocklist_file",
     "gpu_config",
     "mtu_problem",
     "render",
