@@ -68,6 +68,11 @@ TEST = (
     SystemPackage("postgresql", _postgres, "the tests with several gateways on PostgreSQL are skipped"),
     SystemPackage("redis-server", _program("redis-server"), "the tests with limits shared through Redis are skipped"),
     SystemPackage("nginx", _program("nginx"), "the tests behind a real reverse proxy are skipped"),
+    SystemPackage("nebula", _program("nebula"), "the tests of the mesh, and its journeys, are skipped"),
+    SystemPackage("iproute2", _program("ip"), "the journeys in network namespaces are skipped"),
+    SystemPackage("iputils-ping", _program("ping"), "the journeys in network namespaces are skipped"),
+    SystemPackage("nftables", _program("nft"), "the rules for pods behind the mesh are not checked"),
+    SystemPackage("shellcheck", _program("shellcheck"), "the cloud node's first script is not checked"),
     SystemPackage("caddy", _program("caddy"), "the test of the recipe with automatic certificates is skipped"),
 )
 

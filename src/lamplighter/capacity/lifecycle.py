@@ -42,6 +42,11 @@ _RULES = """
   at least `min_residency`; the longest waiting first. Being kept warm does not protect a resident from somebody who waits. No model holds a second
   place while another has none. In a pool of one, a model under constant load keeps its place: give the other one a pool of its own, or more
   replicas.
+- **What the provider takes back.** An announced end (a spot interruption) drains the replica at once; a mere warning (a rebalance recommendation)
+  lets it serve until its successor is ready. Where an answer runs or a conversation is younger than two minutes, the successor starts at once and
+  may stand beside it although the pool is full; an idle model is not replaced.
+- **Money.** A wake that a pool's `budget` cannot pay is refused before it costs anything; what runs is drained when the budget is spent, and running
+  answers get two minutes. See [decision 0017](../decisions/0017-price-before-wake.md).
 - **After a failed wake** the keeper waits `keeper.backoff`, doubled with each failure in a row up to `keeper.backoff_max`. An order to wake, and
   changed settings, end the wait. A replica that falls within `keeper.steady_after` of being ready counts as a failed wake.
 - **A serving replica** that fails `keeper.unreachable_after` health checks in a row is unreachable; after `keeper.hung_after` it is ended and, if

@@ -91,7 +91,7 @@ class PoolKeeper:
         self._term = term
         self._prober = Prober(engines, config.keeper, store.clock)
         self._wakebook = Wakebook(store, name, provider.stages, term, config.keeper, metrics)
-        self._purse = Purse(store, name, config.pools[name], provider, term, self._usual_boot)
+        self._purse = Purse(store, name, config.pools[name], provider, term, self._usual_boot, metrics)
         self._built: dict[str, Mapping[str, object]] = {}
         self._paces: dict[str, Pace] = {}
         self._hours = Hours(config, self._wakebook.lead, store.clock)
@@ -470,7 +470,19 @@ class PoolKeeper:
 
 
 _RUNS_ON = frozenset(
-    {"engine", "source", "context", "slots", "threads", "embeddings", "gpu_layers", "program", "arguments", "environment", "image"}
+    {
+        "engine",
+        "source",
+        "context",
+        "slots",
+        "threads",
+        "embeddings",
+        "gpu_layers",
+        "program",
+        "arguments",
+        "environment",
+        "image",
+    }
 )
 
 

@@ -13,7 +13,8 @@ from lamplighter.config import PoolConfig
 from lamplighter.core.clock import within
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.units import Money
-from lamplighter.costs import amount_of, nanos_of
+from lamplighter.costs import NANOS, amount_of, nanos_of
+from lamplighter.observability.metrics import Metrics
 from lamplighter.providers.base import Observation, Provider, Quote, Quoting, Rate
 from lamplighter.store import ledger
 from lamplighter.store.ledger import Entry, PoolCost
@@ -55,7 +56,9 @@ def period_end(period: str, now: float) -> float:
 class Purse:
     """The money of the pool `name` during one term. `boots`: for the least that a wake costs where the provider cannot say."""
 
-    def __init__(self, store: Store, name: str, config: PoolConfig, provider: Provider, term: int, boots: Boots) -> None:
+    def __init__(
+        self, store: Store, name: str, config: PoolConfig, provider: Provider, term: int, boots: Boots, metrics: Metrics
+    ) -> None:
         self._store = store
         self._clock = store.clock
         self._name = name
@@ -63,6 +66,7 @@ class Purse:
         self._provider = provider
         self._term = term
         self._boots = boots
+        self._metrics = metrics
         self._open: dict[str, Entry] | None = None
         """By replica: what costs now; None until it was read."""
         self._quote: Quote | None = None
@@ -201,9 +205,17 @@ class Purse:
                 source=quote.source,
                 quoted_at=quote.at,
             )
+        self._measure(fresh)
         if last is None or fresh != last:
             await ledger.write_costs(self._store, fresh, term=self._term)
         self._written = (now, fresh)
+
+    def _measure(self, known: PoolCost) -> None:
+        where = (self._name, known.currency)
+        self._metrics.pool_hourly.labels(*where).set(sum(entry.hourly for entry in (self._open or {}).values()) / NANOS)
+        self._metrics.pool_spent.labels(*where).set(known.spent / NANOS)
+        if self._config.budget is not None:
+            self._metrics.pool_budget.labels(*where).set(nanos_of(self._config.budget.limit) / NANOS)
 
     def _currency(self, quote: Quote | None) -> str | None:
         if quote is not None:

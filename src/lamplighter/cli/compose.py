@@ -20,7 +20,7 @@ from lamplighter.capacity.keeper import Keeper
 from lamplighter.cli.keeper_port import KeeperPort
 from lamplighter.cli.roles import Role
 from lamplighter.cli.supervise import supervise
-from lamplighter.config import CommandPool, Config, FakePool, ModelConfig, PoolConfig, ProcessPool, StaticPool
+from lamplighter.config import AwsPool, CommandPool, Config, FakePool, MeshConfig, ModelConfig, PoolConfig, ProcessPool, StaticPool
 from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
 from lamplighter.core.clock import Clock, SystemClock
@@ -93,8 +93,16 @@ class LiveModels:
 
 
 def provider(
-    name: str, pool: PoolConfig, *, models: LiveModels, data: Path, installation: str, kinds: Mapping[str, Engine], clock: Clock
-) -> Provider:  # fmt: skip
+    name: str,
+    pool: PoolConfig,
+    *,
+    models: LiveModels,
+    mesh: MeshConfig,
+    data: Path,
+    installation: str,
+    kinds: Mapping[str, Engine],
+    clock: Clock,
+) -> Provider:
     """The provider of one pool, by its kind."""
     match pool:
         case ProcessPool():
@@ -107,6 +115,19 @@ def provider(
             return StaticProvider(name, pool, models=models)
         case CommandPool():
             return CommandProvider(name, pool, models=models, engines=kinds, data=data, clock=clock)
+        case AwsPool():
+            from lamplighter.providers.aws.provider import AwsProvider  # late: who has no cloud shall not pay for its library
+
+            return AwsProvider(
+                name,
+                pool,
+                models=models,
+                engines=kinds,
+                mesh=mesh,
+                data=data,
+                installation=installation,
+                clock=clock,
+            )
         case FakePool():
             from lamplighter.testing.provider import FakeProvider
 
@@ -153,7 +174,7 @@ class Installation:
         self._models = LiveModels(store, config)
         self._providers = {
             name: provider(
-                name, pool, models=self._models, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock
+                name, pool, models=self._models, mesh=config.mesh, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock
             )
             for name, pool in config.pools.items()
             if role.keeps

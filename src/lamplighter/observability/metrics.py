@@ -263,6 +263,21 @@ class Metrics(Collector):
             "lamplighter_engine_cache_usage", "Share of the fullest engine's KV cache in use, 0 to 1.", Gauge, ("pool", "model")
         )
         self.keeper_step_seconds = Family("lamplighter_keeper_step_seconds", "Length of one round of the keeper.", Histogram)
+        self.pool_hourly = Family(
+            "lamplighter_pool_hourly_cost",
+            "What the pool's replicas cost an hour now, in units of `currency`; 0 when nothing of it costs.",
+            Gauge,
+            ("pool", "currency"),
+        )
+        self.pool_spent = Family(
+            "lamplighter_pool_spent",
+            "What the pool's replicas cost in the budget's period, or else this calendar month (UTC), in units of `currency`.",
+            Gauge,
+            ("pool", "currency"),
+        )
+        self.pool_budget = Family(
+            "lamplighter_pool_budget", "The pool's budget for that period, in units of `currency`.", Gauge, ("pool", "currency")
+        )
         self.keeper_leads = Family("lamplighter_keeper_leads", "1 while this process's keeper leads.", Gauge)
 
         self.registry = CollectorRegistry()

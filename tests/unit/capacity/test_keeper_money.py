@@ -126,6 +126,9 @@ async def test_gateways_are_told_price_and_rest() -> None:
         assert (told.hourly, told.least, told.basis, told.spent) == (RATE.hourly, 5 * CENT, RATE.basis, 0)
         await here.serve("m", 60)
         assert (await ledger.costs(here.store))["cloud"].spent > CENT // 2
+        shown = here.metrics.render().decode()
+        assert 'lamplighter_pool_hourly_cost{currency="USD",pool="cloud"} 0.36' in shown
+        assert 'lamplighter_pool_budget{currency="USD",pool="cloud"} 1.0' in shown
 
 
 async def test_what_costs_nothing_writes_nothing() -> None:

@@ -38,7 +38,14 @@ async def test_every_pool_of_the_configuration_has_its_provider(tmp_path: Path) 
     models = LiveModels(store, CONFIG)
     made = {
         name: compose.provider(
-            name, pool, models=models, data=tmp_path, installation="ins_x", kinds=compose.engines(), clock=SystemClock()
+            name,
+            pool,
+            models=models,
+            mesh=CONFIG.mesh,
+            data=tmp_path,
+            installation="ins_x",
+            kinds=compose.engines(),
+            clock=SystemClock(),
         )
         for name, pool in CONFIG.pools.items()
     }
