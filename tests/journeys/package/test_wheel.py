@@ -27,6 +27,8 @@ def test_the_wheel_serves_the_page_without_node(tmp_path: Path, monkeypatch: pyt
     assert "lamplighter/page/index.html" in names
     assert any(name.startswith("lamplighter/page/assets/") and name.endswith(".js") for name in names)
     assert any(name.startswith("lamplighter/store/migrations/versions/") for name in names)
+    assert {"lamplighter/deploy/terraform/aws/main.tf", "lamplighter/deploy/terraform/aws/files/agent.py"} <= set(names)
+    assert {"lamplighter/providers/aws/prices.json", "lamplighter/providers/aws/standing.json"} <= set(names)
 
     program = tmp_path / "lamplighter"
     program.write_text(
