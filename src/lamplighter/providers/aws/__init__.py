@@ -1,1 +1,5 @@
-"""Machines of AWS that come when asked and end themselves when forgotten. The one package that knows AWS's library."""
+"""GPU machines of AWS. `provider` is the contract; `picture` what AWS says, `decide` what follows, `poller` does it; `admission` lets nodes in."""
+
+from lamplighter.providers.aws.provider import AwsProvider
+
+__all__ = ["AwsProvider"]

@@ -1,92 +1,227 @@
-"""AWS's library, made once for each service and region with limits that fit a person who waits, and its errors in our words.
+"""Calls to AWS: one session and one client for each service, limits on every call, and AWS's errors in our words.
 
-Credentials, profile and endpoint come from where AWS's own tools take them: the environment and `~/.aws`. Nothing secret is kept here.
+Credentials come from where AWS's own tools take them (environment, profile, instance role); nothing here reads or keeps one.
+Not responsible for what is called, nor for repeating what failed beyond what AWS's library does by itself.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Any
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    NoRegionError,
-    ProfileNotFound,
-    TokenRetrievalError,
-)
-
+from lamplighter import __version__
+from lamplighter.core.clock import Clock
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 
-_SIGN_IN = "Sign in to AWS: `aws sso login` or `aws configure`, and AWS_PROFILE if you have several."
-_RIGHTS = "docs/guides/aws-account.md lists what the user must be allowed to do."
-_EXPIRED = {
-    "ExpiredToken",
-    "ExpiredTokenException",
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 3.0
+READ_TIMEOUT = 8.0
+ATTEMPTS = 3
+"""Tries of one call, the first included; AWS's library waits between them, longer each time and by chance."""
+PARALLEL = 12
+"""Calls under way at the same time."""
+LONG_POLL = 10
+"""Seconds for which a receive from a queue waits for messages."""
+
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_UNKNOWN_KEYS = {
     "InvalidClientTokenId",
     "UnrecognizedClientException",
     "AuthFailure",
-    "RequestExpired",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
 }
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Client.UnauthorizedOperation"}
-_QUOTA = {"VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded", "SpotMaxPriceTooLow", "LimitExceeded"}
-_CAPACITY = {"InsufficientInstanceCapacity", "UnfulfillableCapacity", "InsufficientHostCapacity"}
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "Client.UnauthorizedOperation"}
+_THROTTLED = {
+    "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException", "SlowDown", "RequestThrottled",
+    "EC2ThrottledException", "PriorRequestNotComplete",
+}  # fmt: skip
+_QUOTA = {
+    "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded", "InstanceLimitExceeded", "LimitExceeded", "LimitExceededException",
+}  # fmt: skip
+_NOT_THERE = {
+    "ParameterNotFound", "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NoSuchBucket", "ResourceNotFoundException",
+}  # fmt: skip
+APPLY = "Run `lamplighter cloud apply`."
 
 
-@cache
-def client(service: str, region: str) -> Any:
-    """The client of one service in one region; thread-safe, as botocore's are. Raises ProviderError."""
-    limits = Config(
-        connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 4}, user_agent_extra="lamplighter"
+class AwsError(ProviderError):
+    """A call failed. `aws_code`: AWS's own name of the error, empty where no answer came. `operation`: IAM's name of the action."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        aws_code: str = "",
+        operation: str = "",
+        reason: WakeFailure = WakeFailure.PROVIDER_ERROR,
+        next_step: str = "",
+    ) -> None:
+        super().__init__(message, reason=reason, next_step=next_step)
+        self.aws_code = aws_code
+        self.operation = operation
+
+
+class Aws:
+    """AWS in one region. Every method may be called from the event loop only; the work is done in threads that end with the process.
+
+    Such a thread is not waited for when its caller is cancelled: no call here must be one whose result may be lost.
+    """
+
+    def __init__(self, region: str, clock: Clock) -> None:
+        self.region = region
+        self._clock = clock
+        self._session: Any = None
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._making = threading.Lock()
+        self._places = asyncio.Semaphore(PARALLEL)
+
+    async def call(self, service: str, operation: str, *, region: str | None = None, **arguments: Any) -> dict[str, Any]:
+        """The answer of one API operation, named as AWS's library names it (`describe_instances`). Raises AwsError."""
+        async with self._places:
+            with self._clock.busy():
+                return await in_thread(lambda: self._ask(service, operation, region or self.region, arguments))
+
+    async def receive(self, **arguments: Any) -> dict[str, Any]:
+        """Wait for messages of a queue, for at most `LONG_POLL` seconds; does not count as a call under way. Raises AwsError."""
+        return await in_thread(lambda: self._ask("sqs", "receive_message", self.region, arguments))
+
+    async def pages(self, service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
+        """All items under `key` of an operation that answers in pages. Raises AwsError."""
+        found: list[Any] = []
+        while True:
+            answer = await self.call(service, operation, **arguments)
+            found += answer.get(key) or []
+            token = answer.get("NextToken")
+            if not token:
+                return found
+            arguments["NextToken"] = token
+
+    def client(self, service: str, region: str | None = None) -> Any:
+        """AWS's own client of a service; made once, in a thread. Raises ProviderError."""
+        region = region or self.region
+        with self._making:
+            if (service, region) not in self._clients:
+                import boto3
+                from botocore.config import Config
+
+                if self._session is None:
+                    self._session = boto3.session.Session()
+                self._clients[service, region] = self._session.client(
+                    service,
+                    region_name=region,
+                    config=Config(
+                        connect_timeout=CONNECT_TIMEOUT,
+                        read_timeout=READ_TIMEOUT if service != "sqs" else READ_TIMEOUT + LONG_POLL,
+                        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                        max_pool_connections=PARALLEL,
+                        user_agent_extra=f"lamplighter/{__version__}",
+                    ),
+                )
+            return self._clients[service, region]
+
+    def _ask(self, service: str, operation: str, region: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer: dict[str, Any] = getattr(self.client(service, region), operation)(**arguments)
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, service, operation, region) from error
+        return answer
+
+
+def action(service: str, operation: str) -> str:
+    """IAM's name of an operation: `autoscaling:SetDesiredCapacity`."""
+    prefix = {"service-quotas": "servicequotas"}.get(service, service)
+    return f"{prefix}:{''.join(part.capitalize() for part in operation.split('_'))}"
+
+
+def translate(error: Exception, service: str, operation: str, region: str) -> AwsError:
+    """An error of AWS's library as ours: what happened, why in the keeper's words, and what a person can do."""
+    from botocore import exceptions as boto
+
+    name = action(service, operation)
+    if isinstance(
+        error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound | boto.CredentialRetrievalError
+    ):
+        return AwsError(
+            f"There are no usable AWS credentials: {_sentence(error)}",
+            operation=name,
+            next_step="Run `aws configure`, or set AWS_PROFILE, where Lamplighter runs.",
+        )
+    if isinstance(error, boto.UnauthorizedSSOTokenError | boto.SSOTokenLoadError | boto.TokenRetrievalError):
+        return AwsError("The AWS sign-in has run out.", operation=name, next_step="Run `aws sso login` where Lamplighter runs.")
+    if isinstance(error, boto.ClientError):
+        return _refused(error, name, region)
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
+        return AwsError(
+            f"AWS cannot be reached ({name} in {region}): {_sentence(error)}",
+            operation=name,
+            reason=WakeFailure.UNREACHABLE,
+            next_step="Check this machine's connection to the internet, and that the region exists.",
+        )
+    return AwsError(
+        f"The call {name} could not be made: {_sentence(error)}", operation=name, next_step="Run `lamplighter doctor`."
     )
-    with translated(service):
-        return boto3.session.Session().client(service, region_name=region, config=limits)
 
 
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """AWS's errors as ProviderError with a next step. `what`: what was being done, for the sentence."""
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", "?"))
-        said = str(error.response.get("Error", {}).get("Message", error))
-        raise ProviderError(f"AWS refused ({what}): {code}: {said}", reason=_reason(code), next_step=_step(code)) from error
-    except (NoCredentialsError, ProfileNotFound, TokenRetrievalError) as error:
-        raise ProviderError(f"there are no AWS credentials: {error}", next_step=_SIGN_IN) from error
-    except NoRegionError as error:
-        raise ProviderError("no AWS region is named", next_step="Give the pool its `region`.") from error
-    except BotoCoreError as error:
-        raise ProviderError(
-            f"AWS cannot be asked ({what}): {error}", next_step="Check the network; it is tried again."
-        ) from error
-
-
-def code_of(error: ProviderError) -> str:
-    """AWS's own code behind an error of `translated`; empty when there is none."""
-    cause = error.__cause__
-    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
-
-
-def _reason(code: str) -> WakeFailure:
-    if code in _QUOTA:
-        return WakeFailure.QUOTA
-    return WakeFailure.NO_CAPACITY if code in _CAPACITY else WakeFailure.PROVIDER_ERROR
-
-
-def _step(code: str) -> str:
+def _refused(error: Any, name: str, region: str) -> AwsError:
+    """AWS answered, and said no."""
+    about = error.response.get("Error", {})
+    code, message = str(about.get("Code", "")), str(about.get("Message", "")).strip()
+    said = f"{code}: {message}" if message else code
+    reason, next_step = WakeFailure.PROVIDER_ERROR, "See the detail, and run `lamplighter doctor`."
+    text = f"AWS refused {name} in {region}: {said}"
     if code in _EXPIRED:
-        return _SIGN_IN
-    if code in _DENIED:
-        return _RIGHTS
-    if code in _QUOTA:
-        return "Ask AWS for a higher quota (Service Quotas, EC2, G and VT instances); docs/guides/aws-account.md shows where."
-    return (
-        "Wait, or allow other types, zones or on-demand machines."
-        if code in _CAPACITY
-        else "`lamplighter cloud status` shows what there is."
-    )
+        text, next_step = (
+            "The AWS credentials have expired.",
+            "Sign in to AWS again where Lamplighter runs, for example with `aws sso login`.",
+        )
+    elif code in _UNKNOWN_KEYS:
+        text = f"AWS does not accept the credentials ({code})."
+        next_step = "Check AWS_PROFILE or the access key where Lamplighter runs, and that this machine's clock is right."
+    elif code in _DENIED:
+        text = f"The AWS credentials may not do {name} in {region}."
+        next_step = f"Allow {name}: the policy that the keeper needs is an output of the stack (`keeper_policy_json`)."
+    elif code in _THROTTLED:
+        text, next_step = f"AWS limits how often {name} may be called; it is tried again.", "Wait."
+    elif code in _QUOTA:
+        reason, next_step = WakeFailure.QUOTA, f"Ask for a higher quota of EC2 in {region} (Service Quotas)."
+    elif code in _NOT_THERE or "AutoScalingGroup name not found" in message:
+        text = f"A part of the stack is not there in {region} ({said})."
+        next_step = APPLY
+    return AwsError(text, aws_code=code, operation=name, reason=reason, next_step=next_step)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().rstrip(".") + "."
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """`work()` in a thread of its own that does not keep the process alive: a wait of seconds on a socket must not delay its end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type] # None only where T admits it
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - handed to the caller, whole
+            failure = error
+        try:
+            loop.call_soon_threadsafe(finish, result, failure)
+        except RuntimeError:
+            return  # the loop ended meanwhile: nobody waits for it any more
+
+    threading.Thread(target=run, name="aws", daemon=True).start()
+    return await future
