@@ -1,0 +1,183 @@
+"""Packs `lamplighter.node` into the one file that a cloud node gets: deploy/terraform/aws/files/agent.py. `--check` only says whether it is new.
+
+EC2 takes 16 KiB of user data, script and agent together. So docstrings, comments, protocols, the annotations of functions and the modules'
+imports of each other are left out, and the names of local variables are shortened. Not one statement is changed.
+"""
+
+import argparse
+import ast
+import builtins
+import itertools
+import keyword
+import re
+import string
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src/lamplighter/node"
+PACKED = ROOT / "deploy/terraform/aws/files/agent.py"
+HEADER = "# Made by tools/pack_agent.py from src/lamplighter/node: read and change it there.\n"
+OURS = "lamplighter.node"
+MODULES = ("basics", "keys", "aws", "deadman", "stages", "assignment", "docker", "nebula", "engine", "api", "agent", "__main__")
+"""Each needs only what stands before it."""
+
+
+class _Plain(ast.NodeTransformer):
+    """Without what the interpreter does not need."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.returns = None
+        for argument in (*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg):
+            if argument is not None:
+                argument.annotation = None
+        node.body = _without_texts([_bare(one) for one in node.body if not _declares(one)])
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body = _without_texts(node.body)
+        return node
+
+
+def _bare(statement: ast.stmt) -> ast.stmt:
+    """A local variable, or an attribute, without its annotation."""
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        return ast.Assign([statement.target], statement.value, lineno=statement.lineno)
+    return statement
+
+
+def _declares(statement: ast.stmt) -> bool:
+    """A type without a value."""
+    return isinstance(statement, ast.AnnAssign) and statement.value is None
+
+
+def _without_texts(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Docstrings say nothing to the interpreter."""
+    kept = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+    return kept or [ast.Pass()]
+
+
+def tree() -> ast.Module:
+    """The whole package as one module. Raises ValueError when two modules give a name different meanings."""
+    imports: dict[str, set[str]] = {}
+    body: list[ast.stmt] = []
+    names: dict[str, str] = {}
+    for module in MODULES:
+        parsed = ast.parse((PACKAGE / f"{module}.py").read_text())
+        for statement in _without_texts(parsed.body):
+            if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith(OURS):
+                continue
+            if isinstance(statement, ast.ImportFrom):
+                imports.setdefault(f"from {statement.module}", set()).update(alias.name for alias in statement.names)
+                continue
+            if isinstance(statement, ast.Import):
+                imports.setdefault("", set()).update(alias.name for alias in statement.names)
+                continue
+            if isinstance(statement, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in statement.bases):
+                continue
+            for name in _defined(statement):
+                if name in names:
+                    raise ValueError(f"{name} is in {names[name]} and in {module}: one of them needs another name")
+                names[name] = module
+            body.append(statement)
+    lines = [f"{origin} import {', '.join(sorted(names))}".strip() for origin, names in imports.items()]
+    first = ast.parse("\n".join(sorted(lines, key=lambda line: "__future__" not in line))).body
+    whole = ast.Module(first + body, [])
+    plain: ast.Module = _Plain().visit(whole)
+    shortened: ast.Module = _Shorter(_shorter_names(plain)).visit(plain)
+    return ast.fix_missing_locations(shortened)
+
+
+class _Shorter(ast.NodeTransformer):
+    """With other names for local variables."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self._names.get(node.id, node.id)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.arg = self._names.get(node.arg, node.arg)
+        return node
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        self.generic_visit(node)
+        node.name = self._names.get(node.name or "", node.name)
+        return node
+
+    def visit_MatchAs(self, node: ast.MatchAs) -> ast.AST:
+        self.generic_visit(node)
+        node.name = self._names.get(node.name or "", node.name)
+        return node
+
+    def visit_MatchStar(self, node: ast.MatchStar) -> ast.AST:
+        node.name = self._names.get(node.name or "", node.name)
+        return node
+
+
+def _shorter_names(whole: ast.Module) -> dict[str, str]:
+    """For names that are nothing but local variables, wherever they stand: no module's, class's or builtin name, and never a keyword argument."""
+    taken = set(dir(builtins)) | set(keyword.kwlist) | set(keyword.softkwlist)
+    used = Counter[str]()
+    for node in ast.walk(whole):
+        if isinstance(node, ast.Name):
+            used[node.id] += 1
+        elif isinstance(node, ast.arg):
+            used[node.arg] += 1
+        elif isinstance(node, ast.keyword) and node.arg:
+            taken.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            taken.add(node.name)
+        elif isinstance(node, ast.alias):
+            taken.add(node.name.split(".")[0])
+    bodies = [whole.body, *(node.body for node in ast.walk(whole) if isinstance(node, ast.ClassDef))]
+    for one in itertools.chain(*bodies):
+        if not isinstance(one, ast.FunctionDef | ast.ClassDef):
+            taken.update(node.id for node in ast.walk(one) if isinstance(node, ast.Name))
+    short = (name for name in _alphabet() if name not in taken and name not in used)
+    return {name: next(short) for name, _ in used.most_common() if name not in taken and len(name) > 1}
+
+
+def _alphabet() -> Iterator[str]:
+    for length in (1, 2):
+        yield from map("".join, itertools.product(string.ascii_letters, repeat=length))
+
+
+def _defined(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+
+
+def packed() -> str:
+    """The file's text. One space a level, and no empty lines."""
+    lines = [line for line in ast.unparse(tree()).splitlines() if line.strip()]
+    return HEADER + "".join(re.sub(r"^(?: {4})+", lambda found: " " * (len(found[0]) // 4), line) + "\n" for line in lines)
+
+
+def main() -> int:
+    """1 with `--check` when the file is not what the package gives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    given = parser.parse_args()
+    text = packed()
+    if PACKED.exists() and not PACKED.is_symlink() and PACKED.read_text() == text:
+        return 0
+    if given.check:
+        print(f"{PACKED.relative_to(ROOT)} is not what {PACKAGE.relative_to(ROOT)} gives: run tools/pack_agent.py")
+        return 1
+    PACKED.parent.mkdir(parents=True, exist_ok=True)
+    PACKED.unlink(missing_ok=True)
+    PACKED.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
