@@ -9,7 +9,6 @@ import ast
 import builtins
 import itertools
 import keyword
-import re
 import string
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src/lamplighter/node"
 PACKED = ROOT / "deploy/terraform/aws/files/agent.py"
 HEADER = "# Made by tools/pack_agent.py from src/lamplighter/node: read and change it there.\n"
+WIDTH = 240
 OURS = "lamplighter.node"
 MODULES = ("basics", "keys", "aws", "deadman", "stages", "assignment", "docker", "nebula", "engine", "api", "agent", "__main__")
 """Each needs only what stands before it."""
@@ -157,9 +157,29 @@ def _defined(statement: ast.stmt) -> list[str]:
 
 
 def packed() -> str:
-    """The file's text. One space a level, and no empty lines."""
-    lines = [line for line in ast.unparse(tree()).splitlines() if line.strip()]
-    return HEADER + "".join(re.sub(r"^(?: {4})+", lambda found: " " * (len(found[0]) // 4), line) + "\n" for line in lines)
+    """The file's text: one space a level, no empty lines, short statements side by side. Raises ValueError when that changed its meaning."""
+    meant = tree()
+    lines: list[str] = []
+    for line in filter(str.strip, ast.unparse(meant).splitlines()):
+        text, depth = line.lstrip(), _depth(line) // 4
+        last = lines[-1] if lines else "@"
+        if _simple(last) and _simple(text) and _depth(last) == depth and len(last + text) < WIDTH:
+            lines[-1] += ";" + text
+        else:
+            lines.append(" " * depth + text)
+    result = HEADER + "\n".join(lines) + "\n"
+    if ast.dump(ast.parse(result)) != ast.dump(ast.parse(ast.unparse(meant))):
+        raise ValueError("the packed text means something else than the package")
+    return result
+
+
+def _simple(line: str) -> bool:
+    """Not the head of a block, and nothing that belongs to one."""
+    return not line.endswith(":") and not line.lstrip().startswith("@")
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def main() -> int:

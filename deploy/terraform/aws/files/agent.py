@@ -1,39 +1,27 @@
 # Made by tools/pack_agent.py from src/lamplighter/node: read and change it there.
-from __future__ import annotations
-import base64, calendar, contextlib, hashlib, hmac, http.client, http.server, ipaddress, json, logging, os, queue, re, secrets, shutil, signal, socket, subprocess, sys, threading, time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
-VERSION = 1
-BODY_LIMIT = 1 << 20
-LOG_LIMIT = 1 << 18
+from __future__ import annotations;import base64, calendar, contextlib, hashlib, hmac, http.client, http.server, ipaddress, json, logging, os, queue, re, secrets, shutil, signal, socket, subprocess, sys, threading, time
+from collections.abc import Callable, Mapping, Sequence;from dataclasses import dataclass, field;from pathlib import Path;from typing import Any, Protocol;from urllib.parse import parse_qs, quote, urlencode, urlsplit;VERSION = 1
+BODY_LIMIT = 1 << 20;LOG_LIMIT = 1 << 18
 SIGNS = (('out_of_memory', 'out of memory|OutOfMemory|bad_alloc|cudaMalloc failed|No available memory|KV cache is needed|more system memory'), ('disk_full', '[Nn]o space left'), ('gated_model', '[Gg]ated ?[Rr]epo|Access to model|401 Client Error'), ('model_not_found', 'RepositoryNotFound|not a valid model|EntryNotFound|404 Client Error|file does not exist'), ('download_failed', 'MaxRetryError|ConnectionError|name resolution|no such host|dial tcp|timeout|connection reset'), ('model_corrupt', 'SafetensorError|HeaderTooLarge|digest mismatch|failed to load model'), ('engine_refused', 'error: (unrecognized|argument|invalid)|(unknown|invalid) argument'), ('engine_missing', 'No CUDA GPUs|NVIDIA driver|device driver|nvidia-container-cli|architecture'))
 log = logging.getLogger('lamplighter.node')
 class Broken(Exception):
  def __init__(f, reason, detail):
-  super().__init__(detail)
-  f.reason, f.detail = (reason, detail)
+  super().__init__(detail);f.reason, f.detail = (reason, detail)
 def judge(text, bg='engine_crashed'):
  return next((reason for reason, bC in SIGNS if re.search(bC, text)), bg)
 def last_lines(text, ai=3):
- Y = [ag.strip() for ag in text.splitlines() if ag.strip()]
- return ' | '.join(Y[-ai:])[-600:] or 'no output'
+ Y = [ag.strip() for ag in text.splitlines() if ag.strip()];return ' | '.join(Y[-ai:])[-600:] or 'no output'
 def boottime():
  return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
 def write(path, q, mode=384):
- path.parent.mkdir(parents=True, exist_ok=True)
- aJ = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}')
- bh = os.open(aJ, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+ path.parent.mkdir(parents=True, exist_ok=True);aJ = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bh = os.open(aJ, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
  with os.fdopen(bh, 'w') as u:
   u.write(q)
  aJ.replace(path)
 def tail(path, Z):
  try:
   with path.open('rb') as u:
-   u.seek(max(0, u.seek(0, os.SEEK_END) - Z))
-   return u.read(Z).decode(errors='replace')
+   u.seek(max(0, u.seek(0, os.SEEK_END) - Z));return u.read(Z).decode(errors='replace')
  except OSError:
   return ''
 def run(r, timeout, stdin=''):
@@ -45,16 +33,7 @@ def run(r, timeout, stdin=''):
   return subprocess.CompletedProcess(r, 127, str(n), '')
 @dataclass(frozen=True)
 class Settings:
- region: str
- nodes_queue_url: str
- bucket: str
- node_role_id: str
- boot_deadline: float
- lease: float
- drain: float
- mode: str = 'node'
- agent_port: int = 7443
- bake: Mapping[str, Any] = field(default_factory=dict)
+ region: str;nodes_queue_url: str;bucket: str;node_role_id: str;boot_deadline: float;lease: float;drain: float;mode: str = 'node';agent_port: int = 7443;bake: Mapping[str, Any] = field(default_factory=dict)
  testing: Mapping[str, Any] = field(default_factory=dict)
  @classmethod
  def parse(am, h):
@@ -66,26 +45,18 @@ class Settings:
  def url(f, o, bn):
   return str(f.testing.get(f'{o}_url', bn)).rstrip('/')
 def x25519(bi, bj=9 .to_bytes(32, 'little')):
- p = 2 ** 255 - 19
- k = int.from_bytes(bi, 'little') & ~7 & (1 << 255) - 1 | 1 << 254
- aK = (int.from_bytes(bj, 'little') & (1 << 255) - 1) % p
- L, M, U, V, ar = (1, 0, aK, 1, 0)
+ p = 2 ** 255 - 19;k = int.from_bytes(bi, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bj, 'little') & (1 << 255) - 1) % p;L, M, U, V, ar = (1, 0, aK, 1, 0)
  for t in range(254, -1, -1):
   aO = k >> t & 1
   if ar ^ aO:
    L, U, M, V = (U, L, V, M)
-  ar = aO
-  a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p)
-  aX, aY, aG, aZ = (d * a % p, c * b % p, a * a % p, b * b % p)
-  U, V, L, e = (pow(aX + aY, 2, p), aK * pow(aX - aY, 2, p) % p, aG * aZ % p, (aG - aZ) % p)
+  ar = aO;a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p);aX, aY, aG, aZ = (d * a % p, c * b % p, a * a % p, b * b % p);U, V, L, e = (pow(aX + aY, 2, p), aK * pow(aX - aY, 2, p) % p, aG * aZ % p, (aG - aZ) % p)
   M = e * (aG + 121665 * e) % p
  if ar:
   L, M = (U, V)
  return (L * pow(M, p - 2, p) % p).to_bytes(32, 'little')
 def pem(aL, q):
- text = base64.b64encode(q).decode()
- Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)))
- return f'-----BEGIN {aL}-----\n{Y}\n-----END {aL}-----\n'
+ text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aL}-----\n{Y}\n-----END {aL}-----\n'
 def unpem(text):
  l = re.search('-----BEGIN [A-Z0-9 ]+-----\\s([A-Za-z0-9+/=\\s]+)-----END', text)
  if l is None:
@@ -97,22 +68,16 @@ def own_key(path):
  return pem('NEBULA X25519 PUBLIC KEY', x25519(unpem(path.read_text())))
 METADATA = 'http://169.254.169.254'
 def fetch(D, url, A, m=b'', timeout=5.0):
- s = urlsplit(url)
- au = http.client.HTTPSConnection if s.scheme == 'https' else http.client.HTTPConnection
- av = au(s.hostname or '', s.port, timeout=timeout)
+ s = urlsplit(url);au = http.client.HTTPSConnection if s.scheme == 'https' else http.client.HTTPConnection;av = au(s.hostname or '', s.port, timeout=timeout)
  try:
-  av.request(D, s.path or '/', m or None, dict(A))
-  N = av.getresponse()
-  return (N.status, N.read(4 * BODY_LIMIT))
+  av.request(D, s.path or '/', m or None, dict(A));N = av.getresponse();return (N.status, N.read(4 * BODY_LIMIT))
  except http.client.HTTPException as n:
   raise OSError(f'{s.hostname}: {n!r}') from n
  finally:
   av.close()
 class Metadata:
  def __init__(f, z):
-  f._base = z
-  f._token, f._token_until = ('', 0.0)
-  f._credentials = (0.0, {})
+  f._base = z;f._token, f._token_until = ('', 0.0);f._credentials = (0.0, {})
  def get(f, path):
   if time.monotonic() > f._token_until:
    status, m = fetch('PUT', f'{f._base}/latest/api/token', {'X-aws-ec2-metadata-token-ttl-seconds': '3600'}, timeout=2)
@@ -123,46 +88,31 @@ class Metadata:
   if status == 404:
    return None
   if status != 200:
-   f._token_until = 0.0
-   raise OSError(f'the metadata service answers {status}')
+   f._token_until = 0.0;raise OSError(f'the metadata service answers {status}')
   return m.decode()
  def credentials(f):
   if time.monotonic() > f._credentials[0]:
-   ba = (f.get('iam/security-credentials/') or '').split('\n')[0]
-   l = json.loads((f.get(f'iam/security-credentials/{ba}') if ba else None) or '{}')
+   ba = (f.get('iam/security-credentials/') or '').split('\n')[0];l = json.loads((f.get(f'iam/security-credentials/{ba}') if ba else None) or '{}')
    if 'AccessKeyId' not in l:
     raise OSError('the instance has no role')
    f._credentials = (time.monotonic() + 120, l)
   return f._credentials[1]
 def sign(D, url, A, m, E, region, o, y):
- s = urlsplit(url)
- aw = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y))
- aM = hashlib.sha256(m).hexdigest()
- R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': aw}
+ s = urlsplit(url);aw = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': aw}
  if E.get('Token'):
   R['x-amz-security-token'] = E['Token']
  if o == 's3':
   R['x-amz-content-sha256'] = aM
- aj = ';'.join(sorted(R))
- Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)))
- bk = '\n'.join((D, s.path or '/', '', Y, aj, aM))
- ax = f'{aw[:8]}/{region}/{o}/aws4_request'
- key = b'AWS4' + E['SecretAccessKey'].encode()
+ aj = ';'.join(sorted(R));Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)));bk = '\n'.join((D, s.path or '/', '', Y, aj, aM));ax = f'{aw[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + E['SecretAccessKey'].encode()
  for ay in ax.split('/'):
   key = hmac.new(key, ay.encode(), hashlib.sha256).digest()
- text = f'AWS4-HMAC-SHA256\n{aw}\n{ax}\n{hashlib.sha256(bk.encode()).hexdigest()}'
- bl = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
- B = f"AWS4-HMAC-SHA256 Credential={E['AccessKeyId']}/{ax}, SignedHeaders={aj}, Signature={bl}"
+ text = f'AWS4-HMAC-SHA256\n{aw}\n{ax}\n{hashlib.sha256(bk.encode()).hexdigest()}';bl = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={E['AccessKeyId']}/{ax}, SignedHeaders={aj}, Signature={bl}"
  return R | {'authorization': B}
 class Aws:
  def __init__(f, g, al):
-  f._settings, f._metadata = (g, al)
-  f._suffix = 'amazonaws.com' + ('.cn' if g.region.startswith('cn-') else '')
+  f._settings, f._metadata = (g, al);f._suffix = 'amazonaws.com' + ('.cn' if g.region.startswith('cn-') else '')
  def send(f, F, timeout=5.0):
-  s = urlsplit(f._settings.nodes_queue_url)
-  z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}')
-  O = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(F)}
-  f._query('sqs', f'{z}{s.path}', O, timeout)
+  s = urlsplit(f._settings.nodes_queue_url);z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}');O = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(F)};f._query('sqs', f'{z}{s.path}', O, timeout)
  def get(f, key):
   status, m = f._call('GET', f._object(key), {}, b'', 's3')
   if status in (403, 404):
@@ -175,34 +125,24 @@ class Aws:
   if status != 200:
    raise OSError(f's3 answers {status}: {N[:200]!r}')
  def terminate(f, ac):
-  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'}
-  bo = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'}
-  f._query('autoscaling', f._endpoint('autoscaling'), bo | O)
+  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bo = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bo | O)
  def attach(f, an, ac):
-  O = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'}
-  f._query('ec2', f._endpoint('ec2'), O)
+  O = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), O)
  def secret(f, name):
-  l = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name})
-  return str(l['SecretString'])
+  l = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(l['SecretString'])
  def registry_password(f):
-  z = f._settings.url('ecr', f'https://api.ecr.{f._settings.region}.{f._suffix}')
-  l = f._json('ecr', z, 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken', {})
+  z = f._settings.url('ecr', f'https://api.ecr.{f._settings.region}.{f._suffix}');l = f._json('ecr', z, 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken', {})
   return base64.b64decode(l['authorizationData'][0]['authorizationToken']).decode().partition(':')[2]
  def _endpoint(f, o):
   return f._settings.url(o, f'https://{o}.{f._settings.region}.{f._suffix}')
  def _object(f, key):
-  bucket = f._settings.bucket
-  z = f._settings.url('s3', '')
-  z = f'{z}/{bucket}' if z else f'https://{bucket}.s3.{f._settings.region}.{f._suffix}'
-  return f"{z}/{quote(key, safe='/-_.~')}"
+  bucket = f._settings.bucket;z = f._settings.url('s3', '');z = f'{z}/{bucket}' if z else f'https://{bucket}.s3.{f._settings.region}.{f._suffix}';return f"{z}/{quote(key, safe='/-_.~')}"
  def _call(f, D, url, A, m, o, timeout=5.0):
-  E = f._metadata.credentials()
-  return fetch(D, url, sign(D, url, A, m, E, f._settings.region, o, time.time()), m, timeout)
+  E = f._metadata.credentials();return fetch(D, url, sign(D, url, A, m, E, f._settings.region, o, time.time()), m, timeout)
  def _query(f, o, url, O, timeout=5.0):
   f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(O), timeout)
  def _json(f, o, url, target, bp):
-  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target}
-  return json.loads(f._post(o, url, A, json.dumps(bp)))
+  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bp)))
  def _post(f, o, url, A, m, timeout=5.0):
   status, N = f._call('POST', url, A, m.encode(), o, timeout)
   if status != 200:
@@ -210,27 +150,16 @@ class Aws:
   return N
 class Deadman:
  def __init__(f, path, g, *, clock=boottime, bq=time.time, boot_id=''):
-  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain)
-  f.ending = None
-  f._path, f._clock, f._wall, f._boot_id = (path, clock, bq, boot_id)
-  f._lock = threading.Lock()
-  f.born = clock()
-  f._until = None
-  f._restore()
-  f._save()
+  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bq, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
  def _restore(f):
   P = f._clock()
   try:
-   C = json.loads(f._path.read_text())
-   bc = 0.0 if C['boot'] == f._boot_id else P - C['clock'] - max(0.0, f._wall() - C['wall'])
-   f.born = min(P, C['born'] + bc)
-   f._until = None if C['until'] is None else min(P + f.lease, C['until'] + bc)
+   C = json.loads(f._path.read_text());bc = 0.0 if C['boot'] == f._boot_id else P - C['clock'] - max(0.0, f._wall() - C['wall']);f.born = min(P, C['born'] + bc);f._until = None if C['until'] is None else min(P + f.lease, C['until'] + bc)
    f.ending = C['ending']
   except FileNotFoundError:
    return
   except (OSError, ValueError, KeyError, TypeError) as n:
-   log.warning("the dead-man's file is not readable (%r): one lease is left", n)
-   f._until = P + f.lease
+   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._until = P + f.lease
  def _save(f):
   C = {'boot': f._boot_id, 'born': f.born, 'until': f._until, 'ending': f.ending}
   try:
@@ -239,17 +168,12 @@ class Deadman:
    log.warning("the dead-man's file cannot be written: %s", n)
  def renew(f, v):
   with f._lock:
-   bd = max(0.0, min(v, f.lease))
-   f._until = f._clock() + bd
-   f._save()
-   return bd
+   bd = max(0.0, min(v, f.lease));f._until = f._clock() + bd;f._save();return bd
  def end(f, reason):
   with f._lock:
-   f.ending = f.ending or reason
-   f._save()
+   f.ending = f.ending or reason;f._save()
  def remaining(f):
-  br = f.born + f.boot_deadline if f._until is None else f._until
-  return max(0.0, br - f._clock())
+  br = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, br - f._clock())
  def due(f):
   P = f._clock()
   if f.ending:
@@ -260,18 +184,10 @@ class Deadman:
 STAGES = ('boot', 'mesh', 'pull', 'load')
 @dataclass
 class Stage:
- name: str
- wanted: bool = False
- finished: bool = False
- started_at: float | None = None
- ended_at: float | None = None
- progress: float | None = None
- detail: str | None = None
+ name: str;wanted: bool = False;finished: bool = False;started_at: float | None = None;ended_at: float | None = None;progress: float | None = None;detail: str | None = None
 class Stages:
  def __init__(f, path, ad):
-  f._path, f._tell = (path, ad)
-  f._lock = threading.RLock()
-  f._all = {name: Stage(name) for name in STAGES}
+  f._path, f._tell = (path, ad);f._lock = threading.RLock();f._all = {name: Stage(name) for name in STAGES}
   with contextlib.suppress(OSError, ValueError, TypeError):
    f._all |= {x['name']: Stage(**x) for x in json.loads(path.read_text()) if x['name'] in STAGES}
  def begin(f, name):
@@ -279,8 +195,7 @@ class Stages:
  def end(f, name):
   f._change(name, wanted=True, finished=True)
  def update(f, name, progress, detail):
-  f._change(name, progress=progress, detail=detail)
-  i = f._all[name]
+  f._change(name, progress=progress, detail=detail);i = f._all[name]
   if i.started_at and (not i.ended_at):
    f._tell(i, 'progress')
  def current(f):
@@ -296,11 +211,9 @@ class Stages:
     setattr(f._all[name], key, B)
    for i in f._all.values():
     if i.wanted and i.started_at is None:
-     i.started_at = time.time()
-     az.append((i, 'begin'))
+     i.started_at = time.time();az.append((i, 'begin'))
     if i.finished and i.ended_at is None:
-     i.ended_at = time.time()
-     az.append((i, 'end'))
+     i.ended_at = time.time();az.append((i, 'end'))
     if i.ended_at is None:
      break
    with contextlib.suppress(OSError):
@@ -310,42 +223,23 @@ class Stages:
 NEBULA_FILES = ('config.yml', 'ca.crt', 'node.crt')
 @dataclass(frozen=True)
 class Engine:
- image: str
- port: int
- arguments: tuple[str, ...] = ()
- environment: Mapping[str, str] = field(default_factory=dict)
- secrets: Mapping[str, str] = field(default_factory=dict)
- key: str = field(default='', repr=False)
- weights: str = '/models'
- health: str = '/health'
- prepare: tuple[str, ...] = ()
+ image: str;port: int;arguments: tuple[str, ...] = ();environment: Mapping[str, str] = field(default_factory=dict);secrets: Mapping[str, str] = field(default_factory=dict);key: str = field(default='', repr=False);weights: str = '/models'
+ health: str = '/health';prepare: tuple[str, ...] = ()
 @dataclass(frozen=True)
 class Assignment:
- replica: str
- model: str
- overlay: str
- nebula: Mapping[str, str]
- agent_token: str = field(repr=False)
- engine: Engine
- hub_token_secret: str | None = None
- limits: Mapping[str, float] = field(default_factory=dict)
+ replica: str;model: str;overlay: str;nebula: Mapping[str, str];agent_token: str = field(repr=False);engine: Engine;hub_token_secret: str | None = None;limits: Mapping[str, float] = field(default_factory=dict)
  @classmethod
  def parse(am, h, ac):
   try:
    if h['version'] != VERSION or h['instance'] != ac:
     raise ValueError(f"it is of version {h['version']!r} for {h['instance']!r}")
-   K = h['engine']
-   bA = {name: K[name] for name in Engine.__dataclass_fields__ if name in K}
-   engine = Engine(**bA | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
+   K = h['engine'];bA = {name: K[name] for name in Engine.__dataclass_fields__ if name in K};engine = Engine(**bA | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
    if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith('-'):
     raise ValueError('its port or image is impossible')
    if '\n' in ''.join((f'{name}{B}' for name, B in engine.environment.items())) + engine.key or len(h['agent_token']) < 16:
     raise ValueError('its environment, key or token is of no use')
-   limits = {name: float(h[name]) for name in ('lease', 'boot_deadline', 'drain') if name in h}
-   overlay = str(ipaddress.IPv4Address(h['overlay']))
-   nebula = nebula_files(h['nebula'])
-   token, secret = (str(h['agent_token']), h.get('hub_token_secret'))
-   return am(str(h['replica']), str(h['model']), overlay, nebula, token, engine, secret, limits)
+   limits = {name: float(h[name]) for name in ('lease', 'boot_deadline', 'drain') if name in h};overlay = str(ipaddress.IPv4Address(h['overlay']));nebula = nebula_files(h['nebula'])
+   token, secret = (str(h['agent_token']), h.get('hub_token_secret'));return am(str(h['replica']), str(h['model']), overlay, nebula, token, engine, secret, limits)
   except (KeyError, TypeError, AttributeError) as n:
    raise ValueError(repr(n)) from n
 def nebula_files(I):
@@ -363,14 +257,12 @@ class Docker:
  def pull(f, image, ad):
   if run(('docker', 'image', 'inspect', image), 30).returncode == 0:
    return
-  aP = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image)
-  text = ''
+  aP = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image);text = ''
   for aB in range(3):
    time.sleep(aB * f._pause)
    if aP:
     try:
-     bD = f'docker login --username AWS --password-stdin {aP[1]}'
-     run(bD.split(), 30, f._aws.registry_password())
+     bD = f'docker login --username AWS --password-stdin {aP[1]}';run(bD.split(), 30, f._aws.registry_password())
     except OSError as n:
      log.warning('no password for the registry: %s', n)
    j, text = f._pull(image, ad)
@@ -380,9 +272,7 @@ class Docker:
     raise Broken('bad_image', last_lines(text, 1))
   raise Broken(judge(text, 'download_failed'), last_lines(text, 1))
  def _pull(f, image, ad):
-  bt = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0}
-  W = {}
-  text = ''
+  bt = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};W = {};text = ''
   try:
    ah = subprocess.Popen(('docker', 'pull', image), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   except OSError as n:
@@ -391,25 +281,16 @@ class Docker:
    for ag in ah.stdout or ():
     text = (text + ag)[-4000:]
     if (l := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
-     W[l[1]] = max(W.get(l[1], 0.0), bt.get(l[2], 0.0))
-     j = sum((aI == 1 for aI in W.values()))
-     ad(sum(W.values()) / len(W), f'image: {j} of {len(W)} layers')
+     W[l[1]] = max(W.get(l[1], 0.0), bt.get(l[2], 0.0));j = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {j} of {len(W)} layers')
   return (ah.returncode == 0, text)
  def start(f, Q, host, environment, weights):
-  engine = Q.engine
-  run(('docker', 'rm', '--force', f.name), 30)
-  u = f._settings.path('/run/lamplighter/engine.env')
-  write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
+  engine = Q.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
   bu = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
-  an = ('--volume', f'{weights}:{engine.weights}')
-  r = ('docker', 'run', *bu.split(), *an, engine.image, *engine.arguments)
-  j = run(r, 120)
-  u.unlink(missing_ok=True)
+  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bu.split(), *an, engine.image, *engine.arguments);j = run(r, 120);u.unlink(missing_ok=True)
   if j.returncode != 0:
    raise Broken(judge(j.stdout, 'engine_missing'), last_lines(j.stdout, 1))
  def state(f):
-  j = run(('docker', 'inspect', '--format', '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}', f.name), 20)
-  ao = j.stdout.split()
+  j = run(('docker', 'inspect', '--format', '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}', f.name), 20);ao = j.stdout.split()
   if j.returncode != 0 or len(ao) != 3:
    return ('absent' if 'o such' in j.stdout else 'unknown', None)
   if ao[0] in ('exited', 'dead'):
@@ -421,10 +302,7 @@ class Docker:
   return run(('docker', 'logs', '--tail', '2000', f.name), 5).stdout
 class Nebula:
  def __init__(f, g):
-  f._fingerprint = None
-  f._folder = g.path('/etc/nebula')
-  f._pid = g.path('/run/lamplighter/nebula.pid')
-  f._log = g.path('/var/log/lamplighter/nebula.log')
+  f._fingerprint = None;f._folder = g.path('/etc/nebula');f._pid = g.path('/run/lamplighter/nebula.pid');f._log = g.path('/var/log/lamplighter/nebula.log')
  def install(f, I):
   for name, text in I.items():
    write(f._folder / name, text)
@@ -436,16 +314,13 @@ class Nebula:
  def start(f):
   f._log.parent.mkdir(parents=True, exist_ok=True)
   with f._log.open('ab') as be:
-   r = ('nebula', '-config', str(f._folder / 'config.yml'))
-   ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=be, stderr=be, start_new_session=True)
+   r = ('nebula', '-config', str(f._folder / 'config.yml'));ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=be, stderr=be, start_new_session=True)
   write(f._pid, str(ah.pid))
  def alive(f):
   return f._running() > 0
  def fingerprint(f):
   if f._fingerprint is None:
-   j = run(('nebula-cert', 'print', '-json', '-path', str(f._folder / 'node.crt')), 5)
-   l = re.search('"fingerprint": *"([0-9a-f]{64})"', j.stdout)
-   f._fingerprint = l[1] if l else None
+   j = run(('nebula-cert', 'print', '-json', '-path', str(f._folder / 'node.crt')), 5);l = re.search('"fingerprint": *"([0-9a-f]{64})"', j.stdout);f._fingerprint = l[1] if l else None
   return f._fingerprint
  def _running(f):
   try:
@@ -456,44 +331,30 @@ class Nebula:
    return 0
   return J
 def _reaped(J):
- os.waitpid(J, os.WNOHANG)
- return 0
+ os.waitpid(J, os.WNOHANG);return 0
 QUIET = 4
 @dataclass
 class EngineState:
- state: str = 'waiting'
- detail: str | None = None
- exit: int | None = None
+ state: str = 'waiting';detail: str | None = None;exit: int | None = None
 class Launch:
  def __init__(f, g, Q, ab, T, bv, host, bw, aA):
-  f._settings, f._assignment, f._engine = (g, Q, Q.engine)
-  f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bv, host, bw, aA)
-  f._weights = g.path('/var/lib/lamplighter/models')
-  wanted = (f._engine.image, f._engine.arguments, f._engine.prepare)
-  f._complete = f._weights / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
+  f._settings, f._assignment, f._engine = (g, Q, Q.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bv, host, bw, aA);f._weights = g.path('/var/lib/lamplighter/models')
+  wanted = (f._engine.image, f._engine.arguments, f._engine.prepare);f._complete = f._weights / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
  def pull(f):
   while not f._docker.ready():
    f._pause(0.2)
-  f._stages.begin('pull')
-  f._show('pulling')
-  f._docker.pull(f._engine.image, lambda aI, detail: f._stages.update('pull', aI, detail))
+  f._stages.begin('pull');f._show('pulling');f._docker.pull(f._engine.image, lambda aI, detail: f._stages.update('pull', aI, detail))
  def start(f):
   aQ = f._settings.path('/run/lamplighter/engine.started')
   if not aQ.exists() and f._docker.state()[0] != 'running':
-   f._docker.start(f._assignment, f._host, f._environment(), f._weights)
-   write(aQ, '')
+   f._docker.start(f._assignment, f._host, f._environment(), f._weights);write(aQ, '')
  def watch(f):
-  f._show('starting')
-  f._await()
+  f._show('starting');f._await()
   with contextlib.suppress(OSError):
    write(f._complete, '', 420)
-  f._stages.end('pull')
-  f._stages.end('load')
-  f._show('ready')
-  state, G = f._docker.state()
+  f._stages.end('pull');f._stages.end('load');f._show('ready');state, G = f._docker.state()
   while state not in ('exited', 'absent'):
-   f._pause(2)
-   state, G = f._docker.state()
+   f._pause(2);state, G = f._docker.state()
   f._show('exited', last_lines(f._docker.logs()), G)
  def _environment(f):
   aC = {'key': f._engine.key}
@@ -502,22 +363,17 @@ class Launch:
     aC['hub_token'] = f._aws.secret(name).strip()
    except (OSError, KeyError, ValueError) as n:
     log.warning('no token for the hub: %s', n)
-  bx = {name: aC[H] for name, H in f._engine.secrets.items() if aC.get(H)}
-  return {**f._engine.environment, **bx}
+  bx = {name: aC[H] for name, H in f._engine.secrets.items() if aC.get(H)};return {**f._engine.environment, **bx}
  def _await(f):
-  ap = QUIET if f._complete.exists() else None
-  X = None
+  ap = QUIET if f._complete.exists() else None;X = None
   while True:
-   f._check()
-   bf = downloading(f._weights)
+   f._check();bf = downloading(f._weights)
    if bf is not None:
-    ap = 0
-    f._stages.update('pull', None, f'weights: {bf / 1000000000.0:.1f} GB')
+    ap = 0;f._stages.update('pull', None, f'weights: {bf / 1000000000.0:.1f} GB')
    elif ap is not None:
     ap += 1
     if ap > QUIET:
-     f._stages.end('pull')
-     f._stages.begin('load')
+     f._stages.end('pull');f._stages.begin('load')
    if X is None and f._answers():
     if not f._engine.prepare:
      return
@@ -530,16 +386,12 @@ class Launch:
  def _check(f):
   state, G = f._docker.state()
   if state in ('exited', 'absent'):
-   text = f._docker.logs()
-   f._show('exited', last_lines(text), G)
-   reason = 'out_of_memory' if G == 137 else judge(text)
-   raise Broken(reason, f'the engine ended with status {G}: {last_lines(text)}')
+   text = f._docker.logs();f._show('exited', last_lines(text), G);reason = 'out_of_memory' if G == 137 else judge(text);raise Broken(reason, f'the engine ended with status {G}: {last_lines(text)}')
  def _prepare(f):
   j = []
   def work():
    j.append(f._docker.execute(f._engine.prepare, 86400))
-  threading.Thread(target=work, daemon=True, name='prepare').start()
-  return j
+  threading.Thread(target=work, daemon=True, name='prepare').start();return j
  def _answers(f):
   try:
    return fetch('GET', f'http://{f._host}:{f._engine.port}{f._engine.health}', {}, timeout=2)[0] == 200
@@ -555,15 +407,11 @@ def downloading(S):
    with contextlib.suppress(OSError):
     aR += (Path(by) / name).lstat().st_blocks * 512
  return aR if aD else None
-LOGS = ('bootstrap', 'engine', 'nebula', 'agent')
-_OK: dict[str, Any] = {'ok': True}
+LOGS = ('bootstrap', 'engine', 'nebula', 'agent');_OK: dict[str, Any] = {'ok': True}
 class Server(http.server.ThreadingHTTPServer):
- daemon_threads = True
- request_queue_size = 16
+ daemon_threads = True;request_queue_size = 16
  def __init__(f, ak, w):
-  super().__init__(ak, Handler)
-  f.agent = w
-  f._free = threading.Semaphore(16)
+  super().__init__(ak, Handler);f.agent = w;f._free = threading.Semaphore(16)
  def process_request(f, ae, af):
   if f._free.acquire(blocking=False):
    super().process_request(ae, af)
@@ -577,9 +425,7 @@ class Server(http.server.ThreadingHTTPServer):
  def handle_error(f, ae, af):
   log.debug('a request of %s broke', af, exc_info=True)
 class Handler(http.server.BaseHTTPRequestHandler):
- server: Server
- timeout = 5
- server_version, sys_version = ('lamplighter-agent', '')
+ server: Server;timeout = 5;server_version, sys_version = ('lamplighter-agent', '')
  def do_GET(f):
   f._do('GET')
  def do_POST(f):
@@ -597,10 +443,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
    status, q = (400, {'error': str(n)[:200]})
   except OSError as n:
    status, q = (500, {'error': str(n)[:200]})
-  text = q if isinstance(q, str) else json.dumps(q)
-  f.send_response(status)
-  f.send_header('Content-Type', 'text/plain; charset=utf-8' if isinstance(q, str) else 'application/json')
-  f.end_headers()
+  text = q if isinstance(q, str) else json.dumps(q);f.send_response(status);f.send_header('Content-Type', 'text/plain; charset=utf-8' if isinstance(q, str) else 'application/json');f.end_headers()
   f.wfile.write(text.encode(errors='replace'))
   if status == 202:
    f.server.agent.ask_end('asked')
@@ -621,19 +464,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     return (409, {'error': f'ending: {w.deadman.ending}'})
    return (200, {'remaining': w.deadman.renew(v)})
   if H == 'POST /nebula':
-   w.nebula.install(nebula_files(f._body()['files']))
-   return (200, {'fingerprint': w.nebula.fingerprint()})
+   w.nebula.install(nebula_files(f._body()['files']));return (200, {'fingerprint': w.nebula.fingerprint()})
   if H == 'POST /end':
-   log.warning('asked to end: %.200r', f._body().get('reason'))
-   return (202, _OK)
+   log.warning('asked to end: %.200r', f._body().get('reason'));return (202, _OK)
   return (404, {'error': 'not found'})
  def _allowed(f):
-  w = f.server.agent
-  K = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
+  w = f.server.agent;K = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
   if not hmac.compare_digest(K, f'Bearer {w.token}'.encode()):
    return False
-  w.met()
-  return True
+  w.met();return True
  def _body(f):
   aT = int(f.headers.get('Content-Length', 0))
   if not 0 <= aT <= BODY_LIMIT:
@@ -644,65 +483,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
   return m
  def log_message(f, format, *bI):
   pass
-SPOT_MARGIN = 20.0
-FAREWELL, TERMINATE = (10.0, 15.0)
+SPOT_MARGIN = 20.0;FAREWELL, TERMINATE = (10.0, 15.0)
 class Agent:
  def __init__(f, g, *, ab=None, nebula=None, clock=boottime):
-  f.settings = g
-  f.metadata = Metadata(g.url('metadata', METADATA))
-  f.aws = Aws(g, f.metadata)
-  f.docker = ab or Docker(g, f.aws)
-  f.nebula = nebula or Nebula(g)
-  f.boot_id = tail(Path('/proc/sys/kernel/random/boot_id'), 64).strip()
-  f.deadman = Deadman(g.path('/var/lib/lamplighter/deadman.json'), g, clock=clock, boot_id=f.boot_id)
-  f.instance, f.public_key = ('', '')
-  f.assignment = None
-  f.engine = EngineState()
-  f.notice = None
-  f.failure = None
-  f.steps = {}
-  f._clock = clock
-  f._outbox = queue.Queue(256)
-  f._told = 0.0
-  f._threads = set[str]()
-  f._wake, f._stopped = (threading.Event(), threading.Event())
-  f.stages = Stages(g.path('/run/lamplighter/stages.json'), f._tell)
+  f.settings = g;f.metadata = Metadata(g.url('metadata', METADATA));f.aws = Aws(g, f.metadata);f.docker = ab or Docker(g, f.aws);f.nebula = nebula or Nebula(g);f.boot_id = tail(Path('/proc/sys/kernel/random/boot_id'), 64).strip()
+  f.deadman = Deadman(g.path('/var/lib/lamplighter/deadman.json'), g, clock=clock, boot_id=f.boot_id);f.instance, f.public_key = ('', '');f.assignment = None;f.engine = EngineState();f.notice = None;f.failure = None;f.steps = {}
+  f._clock = clock;f._outbox = queue.Queue(256);f._told = 0.0;f._threads = set[str]();f._wake, f._stopped = (threading.Event(), threading.Event());f.stages = Stages(g.path('/run/lamplighter/stages.json'), f._tell)
  def run(f):
   for work in (f._follow_steps, f._send, f._live, f._watch_spot):
    f._spawn(work)
   while not f._stopped.is_set():
    if (reason := f.deadman.due()):
     return f.end(reason)
-   watchdog()
-   f._wake.wait(1.0)
-   f._wake.clear()
+   watchdog();f._wake.wait(1.0);f._wake.clear()
   return 0
  def stop(f):
-  f._stopped.set()
-  f._wake.set()
+  f._stopped.set();f._wake.set()
  def end(f, reason):
-  log.warning('the node ends: %s', reason)
-  f.deadman.end(reason)
-  f._limited(FAREWELL, lambda: f._farewell(reason))
-  aU = f.settings.mode == 'node' and f._limited(TERMINATE, f._terminate)
-  r = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now')
-  aq = run(r, 5) if r else None
-  log.warning('told AWS: %s; shutdown: %s', aU, aq and aq.returncode)
-  f._stopped.set()
+  log.warning('the node ends: %s', reason);f.deadman.end(reason);f._limited(FAREWELL, lambda: f._farewell(reason));aU = f.settings.mode == 'node' and f._limited(TERMINATE, f._terminate)
+  r = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now');aq = run(r, 5) if r else None;log.warning('told AWS: %s; shutdown: %s', aU, aq and aq.returncode);f._stopped.set()
   return 0 if aU or (aq and aq.returncode == 0) else 1
  def _limited(f, v, work):
   j = threading.Event()
   def whole():
-   work()
-   j.set()
+   work();j.set()
   try:
    threading.Thread(target=whole, daemon=True).start()
   except RuntimeError:
    return False
   return j.wait(v)
  def _farewell(f, reason):
-  detail = f.failure['detail'] if f.failure else None
-  F = f._message('end', reason=reason, detail=detail, failure=f.failure)
+  detail = f.failure['detail'] if f.failure else None;F = f._message('end', reason=reason, detail=detail, failure=f.failure)
   with contextlib.suppress(OSError, ValueError, KeyError):
    f.aws.send(F, timeout=3)
    for name in LOGS:
@@ -720,22 +531,17 @@ class Agent:
   return f'{f.settings.node_role_id}:{f.instance}'
  @property
  def host(f):
-  assert f.assignment is not None
-  return str(f.settings.testing.get('agent_host', f.assignment.overlay))
+  assert f.assignment is not None;return str(f.settings.testing.get('agent_host', f.assignment.overlay))
  def _live(f):
   f.stages.begin('boot')
   while not f.instance:
    try:
     f.instance = f.metadata.get('instance-id') or ''
    except OSError as n:
-    log.warning('who am I? %s', n)
-    f._pause(1)
+    log.warning('who am I? %s', n);f._pause(1)
   if f.settings.mode == 'bake':
    return
-  f.public_key = own_key(f.settings.path('/etc/nebula/node.key'))
-  f._read_assignment()
-  f.stages.end('boot')
-  f.stages.begin('mesh')
+  f.public_key = own_key(f.settings.path('/etc/nebula/node.key'));f._read_assignment();f.stages.end('boot');f.stages.begin('mesh')
   for work in (f._run_engine, f._run_mesh, f._serve):
    f._spawn(work)
  def _read_assignment(f):
@@ -745,15 +551,10 @@ class Agent:
   aW = -15.0
   while f.assignment is None:
    if time.monotonic() - aW >= 15:
-    f._post(f._message('hello', public_key=f.public_key))
-    aW = time.monotonic()
+    f._post(f._message('hello', public_key=f.public_key));aW = time.monotonic()
    try:
     if (l := f.aws.get(f'nodes/{f.sender}/assignment.json')):
-     Q = Assignment.parse(json.loads(l), f.instance)
-     f.nebula.install(Q.nebula)
-     write(aV, l.decode())
-     f.assignment = Q
-     break
+     Q = Assignment.parse(json.loads(l), f.instance);f.nebula.install(Q.nebula);write(aV, l.decode());f.assignment = Q;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
    f._pause(1)
@@ -766,8 +567,7 @@ class Agent:
    if f.nebula.installed() and (not f.nebula.alive()):
     with contextlib.suppress(OSError):
      f.nebula.start()
-    f._pause(0.3)
-    aE = 0 if f.nebula.alive() else aE + 1
+    f._pause(0.3);aE = 0 if f.nebula.alive() else aE + 1
     if aE >= 5 and f.stages.current() == 'mesh':
      raise Broken('mesh_timeout', 'nebula does not run: ' + last_lines(f.log('nebula', 4096)))
    f._pause(2 if f.nebula.alive() else 0.3)
@@ -777,37 +577,28 @@ class Agent:
     return
    f._pause(0.1)
  def _run_engine(f):
-  assert f.assignment is not None
-  aF = Launch(f.settings, f.assignment, f.docker, f.aws, f.stages, f.host, f.engine, f._pause)
-  aF.pull()
-  f._await_overlay()
-  aF.start()
-  aF.watch()
+  assert f.assignment is not None;aF = Launch(f.settings, f.assignment, f.docker, f.aws, f.stages, f.host, f.engine, f._pause);aF.pull();f._await_overlay();aF.start();aF.watch()
  def _serve(f):
   f._await_overlay()
   with Server((f.host, f.settings.agent_port), f) as server:
-   log.info('listening on %s:%s', f.host, server.server_port)
-   server.serve_forever(0.2)
+   log.info('listening on %s:%s', f.host, server.server_port);server.serve_forever(0.2)
  def met(f):
   f.stages.end('mesh')
  @property
  def token(f):
-  assert f.assignment is not None
-  return f.assignment.agent_token
+  assert f.assignment is not None;return f.assignment.agent_token
  def _watch_spot(f):
   while True:
    with contextlib.suppress(OSError, ValueError, KeyError):
     if (text := f.metadata.get('spot/instance-action')) is not None:
-     y = calendar.timegm(time.strptime(json.loads(text)['time'], '%Y-%m-%dT%H:%M:%SZ'))
-     f.notice = {'kind': 'interruption', 'at': y, 'detail': text[:200]}
+     y = calendar.timegm(time.strptime(json.loads(text)['time'], '%Y-%m-%dT%H:%M:%SZ'));f.notice = {'kind': 'interruption', 'at': y, 'detail': text[:200]}
      if time.time() >= y - SPOT_MARGIN:
       f.ask_end('spot')
     elif f.notice is None and (text := f.metadata.get('events/recommendations/rebalance')) is not None:
      f.notice = {'kind': 'rebalance', 'at': None, 'detail': text[:200]}
    f._pause(2)
  def _follow_steps(f):
-  S = f.settings.path('/run/lamplighter/steps')
-  S.mkdir(parents=True, exist_ok=True)
+  S = f.settings.path('/run/lamplighter/steps');S.mkdir(parents=True, exist_ok=True)
   while True:
    for path in sorted(S.glob('*.json')):
     with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -815,8 +606,7 @@ class Agent:
     path.unlink()
    f._pause(0.3)
  def step(f, name, state, y, detail='', reason=''):
-  step = f.steps.setdefault(name, {'started_at': y, 'ended_at': None})
-  log.info('step %s: %s %s', name, state, detail)
+  step = f.steps.setdefault(name, {'started_at': y, 'ended_at': None});log.info('step %s: %s %s', name, state, detail)
   if state == 'begin':
    f.stages.update(f.stages.current(), None, f'{name}: {detail}' if detail else name)
   elif state == 'end':
@@ -826,19 +616,13 @@ class Agent:
   elif state == 'fail':
    f.fail(reason or 'provider_error', f'{name}: {detail}')
  def _baked(f):
-  steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']}
-  f.aws.send(f._message('baked', steps=steps))
-  write(f.settings.path('/run/lamplighter/baked'), '')
+  steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};f.aws.send(f._message('baked', steps=steps));write(f.settings.path('/run/lamplighter/baked'), '')
  def fail(f, reason, detail):
   if f.failure is None:
-   i = f.stages.current()
-   log.error('%s fails (%s): %s', i, reason, detail)
-   f.failure = {'stage': i, 'reason': reason, 'detail': detail}
-   f._post(f._message('stage', name=i, state='fail', progress=None, detail=detail, reason=reason))
+   i = f.stages.current();log.error('%s fails (%s): %s', i, reason, detail);f.failure = {'stage': i, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=i, state='fail', progress=None, detail=detail, reason=reason))
    f.ask_end('failed')
  def ask_end(f, reason):
-  f.deadman.end(reason)
-  f._wake.set()
+  f.deadman.end(reason);f._wake.set()
  def status(f):
   return {'version': VERSION, 'instance': f.instance, 'boot_id': f.boot_id, 'uptime': round(f._clock() - f.deadman.born, 1), 'stages': f.stages.listed(), 'steps': dict(f.steps), 'lease': {'remaining': round(f.deadman.remaining(), 1)}, 'notice': f.notice, 'engine': vars(f.engine), 'failure': f.failure, 'certificate': {'fingerprint': f.nebula.fingerprint()}, 'public_key': f.public_key}
  def log(f, name, Z):
@@ -863,11 +647,9 @@ class Agent:
     f._pause(0.2)
    for aB in range(10):
     try:
-     f.aws.send(F | {'instance': f.instance})
-     break
+     f.aws.send(F | {'instance': f.instance});break
     except OSError as n:
-     log.warning('not sent (%s): %s', F['kind'], n)
-     f._pause(min(10, 0.5 * 2 ** aB))
+     log.warning('not sent (%s): %s', F['kind'], n);f._pause(min(10, 0.5 * 2 ** aB))
  def _pause(f, v):
   if f._stopped.wait(v):
    raise SystemExit
@@ -880,14 +662,10 @@ class Agent:
     except Broken as bF:
      f.fail(bF.reason, bF.detail)
     except Exception:
-     log.exception('a thread broke and is started again')
-     aH = min(30, 2 * aH)
-     f._pause(aH)
-     continue
+     log.exception('a thread broke and is started again');aH = min(30, 2 * aH);f._pause(aH);continue
     break
   if work.__name__ not in f._threads:
-   f._threads.add(work.__name__)
-   threading.Thread(target=keep, daemon=True).start()
+   f._threads.add(work.__name__);threading.Thread(target=keep, daemon=True).start()
 def watchdog():
  ak = os.environ.get('NOTIFY_SOCKET')
  if ak:
@@ -895,11 +673,7 @@ def watchdog():
    bB.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
 CONFIG = Path('/etc/lamplighter/node.json')
 def main(aN=None):
- K = list(sys.argv[1:] if aN is None else aN)
- h = json.loads(CONFIG.read_text())
- g = Settings.parse(h)
- al = Metadata(g.url('metadata', METADATA))
- T = Aws(g, al)
+ K = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));T = Aws(g, al)
  try:
   match K:
    case ['run']:
@@ -915,32 +689,21 @@ def main(aN=None):
    case ['bake']:
     bake(g, Docker(g, T))
    case _:
-    sys.stderr.write('usage: agent.py run, step NAME begin/end/fail [DETAIL [REASON]], get NAME, attach VOLUME, or bake\n')
-    return 2
+    sys.stderr.write('usage: agent.py run, step NAME begin/end/fail [DETAIL [REASON]], get NAME, attach VOLUME, or bake\n');return 2
  except (OSError, Broken) as n:
-  sys.stderr.write(f'{n}\n')
-  return 1
+  sys.stderr.write(f'{n}\n');return 1
  return 0
 def _agent(g):
- u = g.path('/var/log/lamplighter/agent.log')
- u.parent.mkdir(parents=True, exist_ok=True)
- logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s', filename=u)
- return Agent(g).run()
+ u = g.path('/var/log/lamplighter/agent.log');u.parent.mkdir(parents=True, exist_ok=True);logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s', filename=u);return Agent(g).run()
 def report(g, name, state, detail='', reason=''):
- step = {'name': name, 'state': state, 'at': time.time(), 'detail': detail[-600:], 'reason': reason}
- write(g.path(f'/run/lamplighter/steps/{time.time_ns():020}.json'), json.dumps(step))
+ step = {'name': name, 'state': state, 'at': time.time(), 'detail': detail[-600:], 'reason': reason};write(g.path(f'/run/lamplighter/steps/{time.time_ns():020}.json'), json.dumps(step))
 def _silent(bG, bH):
  pass
 def bake(g, ab):
  for image in g.bake.get('images', ()):
-  report(g, f'image {image}', 'begin')
-  ab.pull(image, _silent)
-  report(g, f'image {image}', 'end')
+  report(g, f'image {image}', 'begin');ab.pull(image, _silent);report(g, f'image {image}', 'end')
  for image, bz, *arguments in g.bake.get('weights', ()):
-  name = f"weights {' '.join(arguments)}"
-  report(g, name, 'begin')
-  S = g.path('/var/lib/lamplighter/models')
-  j = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', bz, image, *arguments), 7200)
+  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');S = g.path('/var/lib/lamplighter/models');j = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', bz, image, *arguments), 7200)
   if j.returncode != 0:
    raise Broken(judge(j.stdout, 'download_failed'), last_lines(j.stdout))
   report(g, name, 'end')
