@@ -4,6 +4,7 @@ Each operation is one change of the index and can be repeated. Nobody is asked a
 Not responsible for the order of a rotation (`rotation`) nor for this machine's Nebula (`publishing`).
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -25,6 +26,7 @@ from lamplighter.mesh.issuing import (
     active,
     free_address,
     issue_into,
+    latest,
     life_of,
     newest,
     revoke_into,
@@ -169,8 +171,7 @@ def current(index: Index, name: str, now: float) -> Record:
     """A node's newest certificate: the valid one, else an expired one that was not revoked. Raises MeshError."""
     found = newest(index, name, now)
     if found is None:
-        old = [one for one in index.certificates.values() if one.name == name and one.revoked_at is None]
-        found = max(old, key=lambda one: one.issued_at, default=None)
+        found = latest(one for one in index.certificates.values() if one.name == name and one.revoked_at is None)
     if found is None:
         raise MeshError(
             f"there is no certificate of {name!r}", code="no_certificate", next_step="`lamplighter mesh list --all` shows all."
@@ -194,8 +195,13 @@ def revoke(folder: MeshFolder, which: str, now: float) -> list[Record]:
         if len(names) > 1:
             raise MeshError(f"{which!r} is more than one node: {', '.join(sorted(names))}", next_step="Name one of them.")
         living = [one for one in found if one.living(now)]
-        blocked = [fingerprint for one in living for fingerprint in revoke_into(index, one.fingerprint, now)]
-        return [index.certificates[fingerprint] for fingerprint in dict.fromkeys(blocked)]
+        blocked = dict.fromkeys(fingerprint for one in living for fingerprint in revoke_into(index, one.fingerprint, now))
+        records = [index.certificates[fingerprint] for fingerprint in blocked]
+    # The pair that was made here is worthless now; kept, it would be certified again by the next `sign`.
+    for name in names:
+        if newest(index, name, now) is None:
+            shutil.rmtree(folder.node(name), ignore_errors=True)
+    return records
 
 
 def exported(folder: MeshFolder, authority: AuthorityRecord) -> str:

@@ -9,12 +9,13 @@ that the online authority certifies addresses of `mesh.nodes` only.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.mesh.certificates import Certificate, issue
@@ -90,6 +91,12 @@ def issue_into(index: Index, config: MeshConfig, wanted: Wanted, key: Ed25519Pri
     """Sign and record. Raises BeyondAuthority, MeshError; then nothing is recorded."""
     authority = active(index, role_of(wanted.kind))
     _check(wanted, config)
+    if any(one.public_key == wanted.public_key.hex() and one.revoked_at is not None for one in index.certificates.values()):
+        raise MeshError(
+            f"a certificate of this key was revoked, so {wanted.name!r} cannot be certified with it again",
+            code="key_revoked",
+            next_step="Let the node make a new pair of keys.",
+        )
     signer = authority.parsed()
     if not signer.valid_at(now):
         raise MeshError(
@@ -172,8 +179,12 @@ def free_address(index: Index, config: MeshConfig, kind: Kind, name: str, now: f
 
 def newest(index: Index, name: str, now: float) -> Record | None:
     """The living certificate of this name that was issued last."""
-    living = [one for one in index.certificates.values() if one.name == name and one.living(now)]
-    return max(living, key=lambda one: one.issued_at, default=None)
+    return latest(one for one in index.certificates.values() if one.name == name and one.living(now))
+
+
+def latest(records: Iterable[Record]) -> Record | None:
+    """The one that was issued last; of two in the same moment the one that was recorded last."""
+    return max(reversed(list(records)), key=lambda one: one.issued_at, default=None)
 
 
 def forget_old(index: Index, now: float) -> None:
@@ -242,14 +253,8 @@ def _make_room(index: Index, wanted: Wanted, now: float) -> None:
 
 def _block(index: Index, record: Record, now: float, until: float) -> None:
     if record.revoked_at is None:
-        index.certificates[record.fingerprint] = _revoked(record, now)
+        index.certificates[record.fingerprint] = replace(record, revoked_at=now)
     index.blocklist[record.fingerprint] = max(record.not_after, until, index.blocklist.get(record.fingerprint, 0.0))
-
-
-def _revoked(record: Record, now: float) -> Record:
-    from msgspec.structs import replace
-
-    return replace(record, revoked_at=now)
 
 
 def _candidates(config: MeshConfig, kind: Kind) -> Iterator[IPv4Address]:

@@ -43,8 +43,9 @@ def new_authority_key() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
-def encrypt(key: Ed25519PrivateKey, passphrase: str, cost: Argon2 = DEFAULT_COST) -> str:
+def encrypt(key: Ed25519PrivateKey, passphrase: str, cost: Argon2 | None = None) -> str:
     """The authority's key as an encrypted PEM block that `nebula-cert` (1.7 and newer) opens with the same passphrase."""
+    cost = cost or DEFAULT_COST
     salt, nonce = os.urandom(32), os.urandom(_NONCE)
     sealed = nonce + AESGCM(_derive(passphrase, salt, cost)).encrypt(nonce, _private_bytes(key), None)
     parameters = (

@@ -13,6 +13,7 @@ from lamplighter.config.mesh import MeshConfig
 from lamplighter.mesh import keys, rotation
 from lamplighter.mesh.commands import run
 from lamplighter.mesh.errors import BadCertificate, MeshError
+from lamplighter.mesh.issuing import latest
 from lamplighter.mesh.storage import Index, MeshFolder, Record
 
 BUNDLE = "ca.crt"
@@ -49,8 +50,7 @@ def own_certificate(index: Index, where: Path) -> Record | None:
         public = keys.public_of((where / KEY).read_text(encoding="ascii")).hex()
     except (OSError, UnicodeDecodeError, BadCertificate):  # the certificate there is somebody else's business
         return None
-    of_key = [one for one in index.certificates.values() if one.public_key == public and one.revoked_at is None]
-    return max(of_key, key=lambda one: one.issued_at, default=None)
+    return latest(one for one in index.certificates.values() if one.public_key == public and one.revoked_at is None)
 
 
 def publish(folder: MeshFolder, config: MeshConfig, *, now: float, always: bool = False) -> bool:
