@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from lamplighter.cli import mesh_keys, mesh_rotation
+from lamplighter.cli import mesh_keys, mesh_network, mesh_rotation
 from lamplighter.cli.config import ConfigOption
 from lamplighter.cli.invocation import DataOption, JsonOption, table
 from lamplighter.cli.mesh_common import CaKeyOption, Desk, life, read_input
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 
 mesh_rotation.register(mesh)
 mesh_keys.register(mesh)
+mesh_network.register(mesh)
 
 
 @mesh.command("init")
