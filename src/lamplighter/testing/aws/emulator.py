@@ -27,6 +27,7 @@ from lamplighter.testing.aws import (
     machines,
     metadata,
     prices,
+    queues,
     schedule,
     templates,
 )  # fmt: skip
@@ -255,6 +256,12 @@ class Emulator:
         """Call `listener` with the id of each instance as it stops, whoever ended it."""
         self._world.vanished.append(listener)
 
+    def forget(self, *listeners: Callable[[str], None]) -> None:
+        """Call these no more."""
+        with self._world.lock:
+            for told in (self._world.appeared, self._world.vanished):
+                told[:] = [one for one in told if one not in listeners]
+
     def reclaim(self, instance_id: str, seconds: float = NOTICE_SECONDS, *, announced: bool = True) -> None:
         """Take a spot instance back in `seconds`: the event, the notice in its metadata, then its end. `announced`: False takes it without a word."""
         with self._world.lock:
@@ -325,10 +332,8 @@ _CONFIG = Config(
 
 
 def _install() -> None:
-    # moto looks for it there: without, no managed policy exists.
-    os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")  # noqa: TID251 - moto's only way to be told
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    for module in (budgets, callers, events, groups, machines, prices, schedule, templates):
+    for module in (budgets, callers, events, groups, machines, prices, queues, schedule, templates):
         module.install()
 
 

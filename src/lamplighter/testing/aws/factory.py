@@ -39,6 +39,7 @@ class NodeFactory:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.aws.forget(self._appeared, self._gone)
         asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result(_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_PATIENCE)

@@ -17,24 +17,29 @@ _METHODS = {"GET": "Get", "HEAD": "Get", "PUT": "Put", "POST": "Put", "DELETE": 
 _LIKE = ("StringLike", "ArnLike", "StringEqualsIgnoreCase", "ArnEquals", "StringEquals")
 
 
+Asked = list[tuple[str, dict[str, str]]]
+"""Every resource of a request, with what conditions may ask about it."""
+
+
 def check(caller: Caller, environ: Mapping[str, Any], body: bytes) -> None:
     """Raise DeniedError unless the caller's role allows the request."""
-    action, resources, context = _request(caller, environ, body)
-    if not allowed(caller, action, resources, context):
-        who = f"arn:aws:sts::{ACCOUNT}:assumed-role/{caller.role.name}/{caller.record.instance.id}"
-        message = (
-            f"User: {who} is not authorized to perform: {action} on resource: {resources[0]} "
-            "because no identity-based policy allows it"
-        )
-        raise DeniedError("AccessDenied", message)
+    action, asked = _request(caller, environ, body)
+    for resource, context in asked:
+        if not allowed(caller, action, resource, context):
+            who = f"arn:aws:sts::{ACCOUNT}:assumed-role/{caller.role.name}/{caller.record.instance.id}"
+            message = (
+                f"User: {who} is not authorized to perform: {action} on resource: {resource} "
+                "because no identity-based policy allows it"
+            )
+            raise DeniedError("AccessDenied", message)
 
 
-def allowed(caller: Caller, action: str, resources: list[str], context: Mapping[str, str]) -> bool:
+def allowed(caller: Caller, action: str, resource: str, context: Mapping[str, str]) -> bool:
     """Whether some statement allows it and none denies it."""
     context = {"aws:userid": caller.sender, "aws:username": caller.role.name, "aws:requestedregion": caller.region, **context}
     verdict = False
     for statement in _statements(caller.role):
-        if not _about(statement, action, resources, context):
+        if not _about(statement, action, resource, context):
             continue
         if statement["Effect"] == "Deny":
             return False
@@ -52,11 +57,11 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _about(statement: dict[str, Any], action: str, resources: list[str], context: Mapping[str, str]) -> bool:
+def _about(statement: dict[str, Any], action: str, resource: str, context: Mapping[str, str]) -> bool:
     if not any(fnmatch.fnmatchcase(action.lower(), pattern.lower()) for pattern in _many(statement.get("Action", []))):
         return False
     patterns = [_fill(pattern, context) for pattern in _many(statement.get("Resource", []))]
-    if not all(any(_matches(resource, pattern) for pattern in patterns) for resource in resources):
+    if not any(_matches(resource, pattern) for pattern in patterns):
         return False
     return all(_holds(kind, wanted, context) for kind, wanted in statement.get("Condition", {}).items())
 
@@ -84,8 +89,7 @@ def _holds(kind: str, wanted: dict[str, Any], context: Mapping[str, str]) -> boo
     return True
 
 
-def _request(caller: Caller, environ: Mapping[str, Any], body: bytes) -> tuple[str, list[str], dict[str, str]]:
-    """The action, the resources that it is about and what conditions may ask."""
+def _request(caller: Caller, environ: Mapping[str, Any], body: bytes) -> tuple[str, Asked]:
     if caller.service == "s3":
         return _s3(environ)
     target = environ.get("HTTP_X_AMZ_TARGET", "")
@@ -95,36 +99,44 @@ def _request(caller: Caller, environ: Mapping[str, Any], body: bytes) -> tuple[s
         form = parse_qs((body or environ.get("QUERY_STRING", "").encode()).decode())
         values = {name: found[0] for name, found in form.items()}
         action = values.get("Action", "Unknown")
-    resource, context = _resource(caller, values)
-    return f"{caller.service}:{action}", [resource], context
+    return f"{caller.service}:{action}", _resources(caller, values)
 
 
-def _s3(environ: Mapping[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+def _s3(environ: Mapping[str, Any]) -> tuple[str, Asked]:
     bucket, _, key = environ.get("PATH_INFO", "/").lstrip("/").partition("/")
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     if not key:
         prefix = query.get("prefix", [""])[0]
         kind = "s3:ListBucket" if environ["REQUEST_METHOD"] in ("GET", "HEAD") else "s3:PutBucket"
-        return kind, [f"arn:aws:s3:::{bucket}"], {"s3:prefix": prefix}
-    return f"s3:{_METHODS[environ['REQUEST_METHOD']]}Object", [f"arn:aws:s3:::{bucket}/{key}"], {}
+        return kind, [(f"arn:aws:s3:::{bucket}", {"s3:prefix": prefix})]
+    return f"s3:{_METHODS[environ['REQUEST_METHOD']]}Object", [(f"arn:aws:s3:::{bucket}/{key}", {})]
 
 
-def _resource(caller: Caller, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+def _resources(caller: Caller, values: Mapping[str, Any]) -> Asked:
     here = f"{caller.region}:{ACCOUNT}"
     if caller.service == "sqs":
-        return f"arn:aws:sqs:{here}:{str(values.get('QueueUrl', '')).rstrip('/').rpartition('/')[2]}", {}
+        return [(f"arn:aws:sqs:{here}:{str(values.get('QueueUrl', '')).rstrip('/').rpartition('/')[2]}", {})]
     if caller.service == "autoscaling":
-        return _group(caller, str(values.get("InstanceId", "")), values)
+        return [_group(caller, str(values.get("InstanceId", "")), values)]
     if caller.service == "secretsmanager":
-        secret = str(values.get("SecretId", ""))
-        return (secret if secret.startswith("arn:") else f"arn:aws:secretsmanager:{here}:secret:{secret}-AbCdEf"), {}
+        return [(_secret(caller, str(values.get("SecretId", ""))), {})]
     if caller.service == "ssm":
-        return f"arn:aws:ssm:{here}:parameter/{str(values.get('Name', '')).lstrip('/')}", {}
+        return [(f"arn:aws:ssm:{here}:parameter/{str(values.get('Name', '')).lstrip('/')}", {})]
     if caller.service == "ec2" and "VolumeId" in values:
-        return _tagged(caller, f"arn:aws:ec2:{here}:volume/{values['VolumeId']}", str(values["VolumeId"]))
-    if caller.service == "logs":
-        return f"arn:aws:logs:{here}:log-group:{values.get('logGroupName', '')}:log-stream:{values.get('logStreamName', '')}", {}
-    return "*", {}
+        return [
+            _tagged(caller, "volume", str(values["VolumeId"])),
+            _tagged(caller, "instance", str(values.get("InstanceId", ""))),
+        ]
+    return [("*", {})]
+
+
+def _secret(caller: Caller, name: str) -> str:
+    """A secret's full ARN, which ends in letters that only AWS knows."""
+    from moto.secretsmanager.models import secretsmanager_backends
+
+    known = secretsmanager_backends[ACCOUNT][caller.region].secrets
+    found = known.get(name) if name in known else None
+    return str(found.arn) if found else f"arn:aws:secretsmanager:{caller.region}:{ACCOUNT}:secret:{name}"
 
 
 def _group(caller: Caller, instance: str, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
@@ -145,11 +157,12 @@ def _group(caller: Caller, instance: str, values: Mapping[str, Any]) -> tuple[st
     return group.arn, context | tags
 
 
-def _tagged(caller: Caller, arn: str, resource: str) -> tuple[str, dict[str, str]]:
+def _tagged(caller: Caller, kind: str, resource: str) -> tuple[str, dict[str, str]]:
     from moto.ec2.models import ec2_backends
 
     found = ec2_backends[ACCOUNT][caller.region].describe_tags(filters={"resource-id": [resource]})
-    return arn, {f"{kind}:resourcetag/{tag['key']}".lower(): tag["value"] for tag in found for kind in ("aws", "ec2")}
+    tags = {f"{prefix}:resourcetag/{tag['key']}".lower(): tag["value"] for tag in found for prefix in ("aws", "ec2")}
+    return f"arn:aws:ec2:{caller.region}:{ACCOUNT}:{kind}/{resource}", tags
 
 
 __all__ = ["DeniedError", "allowed", "check"]

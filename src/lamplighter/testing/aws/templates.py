@@ -1,10 +1,18 @@
-"""Launch templates and public images where moto differs from EC2: user data of later versions, tags of the template itself, AMIs named by SSM."""
+"""Launch templates and what AWS itself provides, where moto differs: user data of later versions, tags of the template, public AMIs and policies.
 
+moto builds thousands of AMIs and policies for each region, seconds at each reset; here they come when somebody asks for one of them.
+"""
+
+import functools
+import json
 from datetime import UTC, datetime
 from typing import Any
 
+from moto.ec2.models.amis import AMIS, Ami, AmiBackend
 from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.ec2.utils import parse_user_data
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, IAMBackend
 from moto.ssm.models import Parameter, SimpleSystemManagerBackend
 
 from lamplighter.testing.aws.replacing import replace
@@ -17,6 +25,10 @@ PUBLIC = (
     "/aws/service/canonical/ubuntu/server/24.04/stable/current/arm64/hvm/ebs-gp3/ami-id",
     "/aws/service/debian/release/12/latest/arm64",
 )
+POLICIES = ("AmazonSSMManagedInstanceCore", "CloudWatchAgentServerPolicy", "AmazonEC2ContainerRegistryReadOnly")
+"""AWS's own policies that a stack might attach; others do not exist here."""
+_load_amis = AmiBackend._load_amis  # noqa: SLF001 - replaced below
+_describe_images = AmiBackend.describe_images
 _create_version = LaunchTemplate.create_version
 _begin = SimpleSystemManagerBackend.__init__
 
@@ -44,7 +56,34 @@ def publish(backend: Any, name: str, value: str) -> None:
     dict.setdefault(backend._parameters, name, []).append(parameter)  # noqa: SLF001 - public parameters are read-only by the API
 
 
+def _amis(self: Any) -> None:
+    """The one that everybody uses."""
+    self.amis.update({one["ami_id"]: Ami(self, **{**one, "owner_alias": "amazon"}) for one in AMIS if one["ami_id"] == IMAGE})
+
+
+def _images(self: Any, ami_ids: Any = None, filters: Any = None, **options: Any) -> Any:
+    named = [*(ami_ids or []), *((filters or {}).get("image-id") or [])]
+    if not getattr(self, "all_amis", False) and (not named or not set(named) <= set(self.amis)):
+        self.all_amis = True
+        kept = dict(self.amis)
+        _load_amis(self)
+        self.amis.update(kept)
+    return _describe_images(self, ami_ids, filters, **options)
+
+
+@functools.cache
+def _known_policies() -> dict[str, Any]:
+    known = json.loads(aws_managed_policies_data)
+    return {name: known[name] for name in POLICIES}
+
+
+def _policies(self: Any) -> list[Any]:
+    return [AWSManagedPolicy.from_data(name, self.account_id, self.region_name, data) for name, data in _known_policies().items()]
+
+
 def install() -> None:
     """Put these in the place of moto's."""
     replace(LaunchTemplate, create_version=_version)
     replace(SimpleSystemManagerBackend, __init__=_ssm)
+    replace(AmiBackend, _load_amis=_amis, describe_images=_images)
+    replace(IAMBackend, _init_aws_policies=_policies)
