@@ -7,8 +7,9 @@ import httpx
 
 from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
-from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe, declared
+from lamplighter.engines.base import Accelerator, Capability, Command, Container, Health, LaunchSpec, Probe, declared
 from lamplighter.engines.continuing import Continues
+from lamplighter.engines.llamacpp.container import container
 from lamplighter.engines.probing import get
 from lamplighter.engines.sources.files import parse
 
@@ -34,6 +35,10 @@ class LlamaCpp:
         argv = (sys.executable, "-P", "-m", "lamplighter.engines.llamacpp.child", str(spec.folder))
         # Spinning OpenMP threads collapse to a few tokens a second as soon as cores are shared with anything else.
         return Command(argv, env={"OMP_WAIT_POLICY": "passive"})
+
+    def container(self, name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
+        """See `Containerised`."""
+        return container(name, config)
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:
         """`/health`, and once that is well `/v1/models` with the key: another server on a reused port must not pass for ours."""

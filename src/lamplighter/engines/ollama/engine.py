@@ -15,8 +15,9 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines import program
-from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Loading, Probe, declared
+from lamplighter.engines.base import Accelerator, Capability, Command, Container, Health, LaunchSpec, Loading, Probe, declared
 from lamplighter.engines.continuing import Continues
+from lamplighter.engines.ollama.container import container
 from lamplighter.engines.ollama.words import Pulling, among, capabilities, listed, said_no
 from lamplighter.engines.probing import get, lines, post, said
 
@@ -52,6 +53,10 @@ class Ollama:
         """Our child process on the replica's folder. Raises SourceError when there is no `ollama` to start."""
         program.find(spec.config.program, "ollama")
         return Command((sys.executable, "-P", "-m", "lamplighter.engines.ollama.child", str(spec.folder)))
+
+    def container(self, name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
+        """See `Containerised`."""
+        return container(name, config)
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:
         """Its version and its models; neither loads anything. READY when it has the model: it loads by itself when it is asked."""

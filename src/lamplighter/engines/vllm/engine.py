@@ -14,9 +14,10 @@ from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines import program
-from lamplighter.engines.base import Capability, Command, Health, LaunchSpec, Probe, declared
+from lamplighter.engines.base import Accelerator, Capability, Command, Container, Health, LaunchSpec, Probe, declared
 from lamplighter.engines.continuing import Continues
 from lamplighter.engines.probing import get
+from lamplighter.engines.vllm.container import container
 
 _ROUTES: Mapping[str, Capability] = {
     "/v1/chat/completions": Capability.CHAT,
@@ -60,6 +61,10 @@ class Vllm:
         """Our child process on the replica's folder. Raises SourceError when there is no `vllm` to start."""
         program.find(spec.config.program, "vllm")
         return Command((sys.executable, "-P", "-m", "lamplighter.engines.vllm.child", str(spec.folder)))
+
+    def container(self, name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
+        """See `Containerised`."""
+        return container(name, config, accelerator)
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:
         """Its health, whether it sleeps, and whether it serves the model; with its queue, its context and its routes."""

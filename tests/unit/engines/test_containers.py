@@ -1,0 +1,130 @@
+"""What a cloud node is told to run for a model: the right command for the GPU it has, no secret in it, and a refusal of what can never work."""
+
+from typing import Any
+
+import pytest
+
+from lamplighter.config import ModelConfig
+from lamplighter.core.errors import SourceError
+from lamplighter.engines.base import Accelerator, Container, Containerised
+from lamplighter.engines.llamacpp.engine import LlamaCpp
+from lamplighter.engines.ollama.engine import Ollama
+from lamplighter.engines.vllm.engine import Vllm
+
+T4 = Accelerator("T4", 1, 16 * 2**30, bf16=False)
+L4 = Accelerator("L4", 1, 24 * 2**30, bf16=True)
+FOUR = Accelerator("A10G", 4, 24 * 2**30, bf16=True)
+
+
+def config(engine: str, source: str | None = None, **more: Any) -> ModelConfig:
+    """A model of a cloud pool."""
+    return ModelConfig.model_validate({"engine": engine, "pool": "spot", "source": source, **more})
+
+
+def after(container: Container, name: str) -> str:
+    """The value that follows an argument."""
+    return container.arguments[container.arguments.index(name) + 1]
+
+
+@pytest.mark.parametrize("engine", [Vllm(), Ollama(), LlamaCpp()])
+def test_every_engine_of_a_cloud_pool_can_be_contained(engine: object) -> None:
+    """The provider asks by this ability; an engine that lost it would be refused on every wake."""
+    assert isinstance(engine, Containerised)
+
+
+def test_vllm_serves_the_name_that_clients_use_where_the_mesh_publishes_it() -> None:
+    """A wrong name or address would make every request fail on a machine that is already paid for."""
+    made = Vllm().container("llama", config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct"), L4)
+    assert made.arguments[0] == "meta-llama/Llama-3.2-3B-Instruct"
+    assert after(made, "--served-model-name") == "llama"
+    assert (after(made, "--host"), after(made, "--port")) == ("0.0.0.0", str(made.port))
+    assert after(made, "--download-dir") == made.weights
+    assert made.health == "/health"
+    assert ":v" in made.image
+
+
+def test_a_gpu_without_bfloat16_gets_half_precision() -> None:
+    """vLLM refuses to start on a T4 with a bfloat16 model otherwise."""
+    model = config("vllm", "hf:a/b")
+    assert after(Vllm().container("m", model, T4), "--dtype") == "half"
+    assert "--dtype" not in Vllm().container("m", model, L4).arguments
+    assert "--dtype" not in Vllm().container("m", model, None).arguments
+
+
+def test_several_gpus_share_the_model_and_a_persons_own_arguments_win() -> None:
+    """A 12xlarge would use one of its four GPUs; and what the configuration says must not be overridden in silence."""
+    assert after(Vllm().container("m", config("vllm", "hf:a/b"), FOUR), "--tensor-parallel-size") == "4"
+    own = Vllm().container("m", config("vllm", "hf:a/b", arguments=["--dtype=float32", "-tp", "2"]), T4)
+    assert own.arguments[-3:] == ("--dtype=float32", "-tp", "2")
+    assert "--dtype" not in own.arguments
+    assert "--tensor-parallel-size" not in own.arguments
+
+
+def test_ollama_pulls_and_loads_its_model_and_stays_loaded() -> None:
+    """Without the pull a node would be ready without its model; without keep-alive the weights would leave after five minutes."""
+    made = Ollama().container(
+        "llama", config("ollama", "llama3.2:3b", environment={"OLLAMA_NUM_PARALLEL": "4", "OLLAMA_HOST": "x"}), T4
+    )
+    assert made.prepare[-1] == "llama3.2:3b"
+    assert "ollama pull" in made.prepare[2]
+    assert made.environment["OLLAMA_KEEP_ALIVE"] == "-1"
+    assert made.environment["OLLAMA_NUM_PARALLEL"] == "4"
+    assert made.environment["OLLAMA_HOST"] == f"0.0.0.0:{made.port}"
+    assert made.environment["OLLAMA_MODELS"].startswith(made.weights)
+    assert Ollama().container("phi4", config("ollama"), T4).prepare[-1] == "phi4"
+
+
+def test_llama_cpp_gets_the_file_and_the_room_that_the_model_asks_for() -> None:
+    """The context is per request and the server's is for all slots together: too little would cut answers short."""
+    made = LlamaCpp().container("q", config("llamacpp", "hf:o/r:f-Q4.gguf", context=8192, slots=3, gpu_layers=12, threads=4), T4)
+    assert (after(made, "--hf-repo"), after(made, "--hf-file"), after(made, "--alias")) == ("o/r", "f-Q4.gguf", "q")
+    assert (after(made, "--ctx-size"), after(made, "--parallel")) == (str(3 * 8192), "3")
+    assert (after(made, "--n-gpu-layers"), after(made, "--threads")) == ("12", "4")
+    assert after(made, "--ubatch-size") == "8192"
+    free = LlamaCpp().container("q", config("llamacpp", "hf:o/r", embeddings=False), T4)
+    assert not {"--n-gpu-layers", "--hf-file", "--embeddings"} & set(free.arguments)
+
+
+def test_llama_cpp_ranks_when_the_model_is_for_that() -> None:
+    """A model for ranking answers nothing useful otherwise."""
+    made = LlamaCpp().container("r", config("llamacpp", "hf:o/r", capabilities=["rerank"]), T4)
+    assert "--rerank" in made.arguments
+    assert "--embeddings" not in made.arguments
+
+
+def test_the_catalogues_models_run_in_the_cloud_too() -> None:
+    """`catalogue:NAME` is allowed there, so each of them must be found on the hub."""
+    from lamplighter.engines.catalogue import CATALOGUE
+
+    for name, entry in CATALOGUE.items():
+        if entry.source.startswith("hf:"):
+            assert "--hf-repo" in LlamaCpp().container(name, config("llamacpp", f"catalogue:{name}"), T4).arguments
+
+
+@pytest.mark.parametrize(
+    ("engine", "source"),
+    [(Vllm(), "file:/models/x"), (Vllm(), None), (LlamaCpp(), "bundled"), (LlamaCpp(), "file:/x.gguf")],
+)
+def test_what_is_on_no_hub_is_refused_before_a_machine_is_paid_for(engine: Any, source: str | None) -> None:
+    """A node has no files of ours: it would boot, fail and bill."""
+    with pytest.raises(SourceError) as caught:
+        engine.container("m", config(engine.kind, source), T4)
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("engine", "source", "variable"),
+    [(Vllm(), "hf:a/b", "VLLM_API_KEY"), (LlamaCpp(), "hf:a/b", "LLAMA_API_KEY")],
+)
+def test_keys_go_by_the_environment_alone(engine: Any, source: str, variable: str) -> None:
+    """A command line can be read by every program of the machine, and is written into logs."""
+    made = engine.container("m", config(engine.kind, source), T4)
+    assert made.secrets[variable] == "key"
+    assert made.secrets["HF_TOKEN"] == "hub_token"
+    assert not any("key" in argument for argument in made.arguments)
+
+
+def test_a_persons_own_image_is_taken() -> None:
+    """A private registry or another version is one setting."""
+    for engine, source in ((Vllm(), "hf:a/b"), (Ollama(), "m"), (LlamaCpp(), "hf:a/b")):
+        assert engine.container("m", config(engine.kind, source, image="mine/engine:1"), None).image == "mine/engine:1"
