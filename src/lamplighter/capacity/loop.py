@@ -125,7 +125,10 @@ class PoolLoop:
         if not isinstance(error, ProviderError | TimeoutError):
             return
         try:
-            await self._pool.refuse(error.reason if isinstance(error, ProviderError) else WakeFailure.PROVIDER_ERROR, text)
+            if isinstance(error, ProviderError):
+                await self._pool.refuse(error.reason, error.advice)
+            else:
+                await self._pool.refuse(WakeFailure.PROVIDER_ERROR, text)
         except StaleTerm:
             raise
         except LamplighterError as other:

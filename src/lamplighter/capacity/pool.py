@@ -395,7 +395,7 @@ class PoolKeeper:
             await within(self._clock, self._provider.scale(Desired(dict(desired)), frozenset(doomed)), CALL_LIMIT)
         except ProviderError as error:
             for row in launching:  # nothing of theirs exists: the wake has failed, and says why
-                await replicas.advance(self._store, row.id, S.FAILED, term=self._term, reason=error.reason, detail=error.message)
+                await replicas.advance(self._store, row.id, S.FAILED, term=self._term, reason=error.reason, detail=error.advice)
             self._log.warning("the provider refused", error=error.message)
             return bool(launching)
         return bool(launching)

@@ -31,6 +31,11 @@ class LamplighterError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def advice(self) -> str:
+        """The sentence and the next step in one text: for where there is room for only one."""
+        return f"{self.message} {self.next_step}".strip()
+
 
 class ConfigError(LamplighterError):
     """A setting is wrong. `where` is the dotted path of the setting, `line` its line in the file (1-based)."""
