@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from lamplighter.config.mesh import Network
+from lamplighter.config.mesh import Network, NodeName
+from lamplighter.config.pools import InstanceType
 from lamplighter.config.section import Section
 from lamplighter.config.types import Span
 from lamplighter.core.units import Duration
@@ -20,8 +21,8 @@ Tag = Annotated[str, StringConstraints(pattern=r"^[\w\s+\-=.:/@]{1,128}$")]
 class LighthouseInstance(Section):
     """A small machine in AWS that is a lighthouse of the mesh."""
 
-    name: str = Field(description="Which of `mesh.lighthouses` it is.")
-    instance_type: str = Field("t4g.nano", description="Its type.")
+    name: NodeName = Field(description="Which of `mesh.lighthouses` it is.")
+    instance_type: InstanceType = Field("t4g.nano", description="Its type; the smallest is enough.")
 
 
 class CloudConfig(Section):
@@ -47,7 +48,7 @@ class CloudConfig(Section):
     engine: Literal["terraform", "tofu"] | None = Field(
         None, description="The program that builds it; default: `terraform` if it is there, else `tofu`."
     )
-    tags: dict[Tag, Tag] = Field(default_factory=dict, description="Further tags of everything that is made.")
+    tags: dict[Tag, Tag] = Field({}, description="Further tags of everything that is made.")
 
 
 __all__ = ["CloudConfig", "LighthouseInstance"]

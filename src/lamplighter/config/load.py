@@ -107,7 +107,7 @@ def _explain(error: ValidationError, root: yaml.Node | None, name: str) -> Confi
             where.append("kind")
         message = _sentence(detail)
         path, colon, rest = message.partition(": ")
-        if not where and colon and path.startswith(("models.", "pools.")):  # a cross-field rule names its own place
+        if not where and colon and path.startswith(("models.", "pools.", "cloud.")):  # a cross-field rule names its own place
             where, message = _split(path), rest
         line = _line(root, where)
         dotted = ".".join(str(part) for part in where)

@@ -4,7 +4,7 @@ Not responsible for what the settings become: that is the package `mesh`.
 """
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema, model_validator
 
@@ -76,8 +76,10 @@ class MeshConfig(Section):
     interface: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,14}$")] = Field(
         "nebula1", description="Name of the mesh's network interface."
     )
-    certificate_version: Literal[1, 2] = Field(
+    certificate_version: int = Field(
         1,
+        ge=1,
+        le=2,
         description="Version of the certificates. 2 only where every node runs Nebula 1.10 or newer: older ones refuse to start.",
     )
     node_certificate: Span = Field(
@@ -120,4 +122,4 @@ class MeshConfig(Section):
         return self
 
 
-__all__ = ["Address", "Lighthouse", "MeshConfig", "Network"]
+__all__ = ["Address", "Lighthouse", "MeshConfig", "Network", "NodeName"]

@@ -6,7 +6,7 @@ Not responsible for what a kind does: that is its provider.
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, Strict, StringConstraints, field_validator, model_validator
+from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema, field_validator, model_validator
 
 from lamplighter.config.admission import HourPrice, PoolBudget
 from lamplighter.config.schedule import HoursText
@@ -21,14 +21,38 @@ Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
 Zone = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d[a-z]$")]
 InstanceType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$")]
 StackName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
-CommandLine = (
-    Annotated[str, StringConstraints(pattern=r"\S", max_length=8192)]
-    | Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=8192)], ...],
-        Strict(False),
-        Field(min_length=1, max_length=256),
-    ]
-)
+_WORD_MOST = 8192
+_WORDS_MOST = 256
+
+
+def _command(value: object) -> str | tuple[str, ...]:
+    """One message for both shapes: a union would complain about each of them."""
+    if isinstance(value, str) and value.strip() and len(value) <= _WORD_MOST:
+        return value
+    if isinstance(value, list | tuple) and 0 < len(value) <= _WORDS_MOST:
+        words = tuple(word for word in value if isinstance(word, str) and 0 < len(word) <= _WORD_MOST)
+        if len(words) == len(value):
+            return words
+    raise ValueError("write a command: a text for the shell, or a list of words")
+
+
+CommandLine = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(_command),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"\S", "maxLength": _WORD_MOST},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": _WORD_MOST},
+                    "minItems": 1,
+                    "maxItems": _WORDS_MOST,
+                },
+            ]
+        }
+    ),
+]
 """A command: a text for the shell, or a list of words that no shell sees."""
 
 
@@ -133,7 +157,6 @@ class AwsPool(_PoolBase):
     instance_types: tuple[InstanceType, ...] = Field(
         ("g4dn.xlarge", "g5.xlarge"),
         strict=False,
-        min_length=1,
         max_length=20,
         description="Types of machine that can run its models; the cheapest that is to be had is taken.",
     )
@@ -174,6 +197,8 @@ class AwsPool(_PoolBase):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        if not self.instance_types:
+            raise ValueError("instance_types: name at least one")
         if self.lease < 60:
             raise ValueError("lease must be at least 1m: a short loss of the home's connection would end the machine")
         for zone in self.zones:

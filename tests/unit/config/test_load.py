@@ -15,11 +15,14 @@ GOOD_MODEL = {"engine": "llamacpp", "pool": "here", "source": "bundled"}
 GOOD_POOL: Mapping[str, Mapping[str, Any]] = {
     "process": {"kind": "process"},
     "static": {"kind": "static", "url": "http://nas.lan:11434"},
+    "command": {"kind": "command", "url": "http://desk.lan:11434", "wake": "wakeonlan", "sleep": ["ssh", "desk"]},
+    "aws": {"kind": "aws", "region": "eu-central-1"},
     "fake": {"kind": "fake"},
 }
 NEEDED: Mapping[str, Mapping[str, Any]] = {
     "server.tls": {"certificate": "tls.crt", "key": "tls.key"},
     "server.admin": {"port": 9090},
+    "cloud.lighthouse": {"name": "light"},
 }
 """What a section within a section must have before anything else in it can be wrong."""
 SETTINGS = list(settings())
@@ -27,8 +30,10 @@ SETTINGS = list(settings())
 
 def bad_values(setting: Mapping[str, Any]) -> list[Any]:
     """Values that the setting must refuse, derived from its own schema."""
-    if options := setting.get("anyOf"):
-        setting = next(option for option in options if option.get("type") != "null")
+    if options := [option for option in setting.get("anyOf", ()) if option.get("type") != "null"]:
+        if {option.get("type") for option in options} == {"string", "array"}:  # a command: a text or a list of words
+            return [5, "", [], [""], ["word", 5], {"a": "b"}]
+        setting = options[0]
     bad: list[Any] = [["a", "list"]] if setting.get("type") != "array" else ["no list", [["a", "list"]], [7], {"a": 1}]
     if setting.get("type") in ("integer", "number"):
         bad += ["many", True, "12"]
@@ -43,9 +48,11 @@ def bad_values(setting: Mapping[str, Any]) -> list[Any]:
     elif setting.get("type") == "boolean":
         bad += ["perhaps", 2]
     elif setting.get("type") == "array":
-        pass
+        if setting.get("items", {}).get("type") == "integer":
+            bad.remove([7])
+            bad += [["many"], [True], [1.5]]
     elif setting.get("type") == "object":
-        bad += ["text", 3, {"stage": "long"}]
+        bad += ["text", 3, {"stage": [7]}]
     elif "enum" in setting or "const" in setting:
         bad += ["something else", 7]
     elif "pattern" in setting:
@@ -68,8 +75,9 @@ def document(path: str, value: Any) -> dict[str, Any]:
         part = section.removeprefix("models.*.")
         return {"models": {"m": {**GOOD_MODEL, part: {name: value}}}, "pools": {"here": {"kind": "process"}}}
     if section.startswith("pools.*"):
-        kind = section.partition("(")[2].rstrip(")")
-        return {"models": {}, "pools": {"here": {**GOOD_POOL[kind], name: value}}}
+        kind, _, part = section.partition("(")[2].partition(")")
+        inside = {part.removeprefix("."): {name: value}} if part else {name: value}
+        return {"models": {}, "pools": {"here": {**GOOD_POOL[kind], **inside}}}
     *outer, inner = section.split(".")
     whole: dict[str, Any] = {inner: {**NEEDED.get(section, {}), name: value}}
     for part in reversed(outer):
@@ -150,7 +158,7 @@ def test_an_unknown_setting_is_refused_with_its_line(section: str) -> None:
         ("models: {m: {engine: llamacpp, pool: here, source: bundled, while_waking: n}}\npools: {here: {kind: process}}", "no model 'n'"),
         ("pools: {here: {kind: process, min_replicas: 3, max_replicas: 2}}", "min_replicas must not be larger"),
         ("pools: {here: {}}", "pools.here.kind: is missing"),
-        ("pools: {here: {kind: aws}}", "pools.here.kind: must be one of"),
+        ("pools: {here: {kind: rented}}", "pools.here.kind: must be one of"),
         ("pools: {UPPER: {kind: process}}", "UPPER"),
         ("models: {'bad name': {engine: llamacpp, pool: here, source: bundled}}\npools: {here: {kind: process}}", "bad name"),
         ("models: [a, b]", "models"),
