@@ -88,8 +88,7 @@ _update_group = FakeAutoScalingGroup.update
 
 def _update(self: Any, **changes: Any) -> None:
     """Moto forgets the mixed policy of whoever updates something else; and bounds move the desired capacity with them."""
-    if not changes.get("mixed_instances_policy") and not changes.get("launch_template") and not changes.get("launch_config_name"):
-        changes["mixed_instances_policy"] = self.mixed_instances_policy
+    kept = self.mixed_instances_policy
     low = self.min_size if changes.get("min_size") is None else changes["min_size"]
     high = self.max_size if changes.get("max_size") is None else changes["max_size"]
     if low > high:
@@ -97,6 +96,8 @@ def _update(self: Any, **changes: Any) -> None:
     if changes.get("desired_capacity") is None:
         changes["desired_capacity"] = min(max(self.desired_capacity, low), high)
     _update_group(self, **changes)
+    if not any(changes.get(name) for name in ("mixed_instances_policy", "launch_template", "launch_config_name")):
+        self.mixed_instances_policy = kept
 
 
 def members(group: Any) -> list[Any]:

@@ -46,6 +46,9 @@ def launch(
         "instance_initiated_shutdown_behavior": data.get("InstanceInitiatedShutdownBehavior"),
         "ebs_optimized": str(data.get("EbsOptimized")).lower() == "true",
     }  # fmt: skip
+    # Without, moto would make a disk of its own, and lose it when the template names another one.
+    if data.get("BlockDeviceMappings"):
+        options["block_device_mappings"] = data["BlockDeviceMappings"]
     reservation = _run_instances(
         backend,
         image(backend, data.get("ImageId", "")),

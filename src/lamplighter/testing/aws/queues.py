@@ -12,7 +12,7 @@ _attributes: Any = Queue.attributes
 
 def _compact(self: Any) -> dict[str, Any]:
     found: dict[str, Any] = _attributes.fget(self)
-    if "RedrivePolicy" in found:
+    if found.get("RedrivePolicy"):
         found["RedrivePolicy"] = json.dumps(json.loads(found["RedrivePolicy"]), separators=(",", ":"))
     return found
 
