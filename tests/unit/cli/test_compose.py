@@ -12,7 +12,9 @@ from lamplighter.config import EngineKind, parse
 from lamplighter.core.clock import SystemClock
 from lamplighter.core.errors import ConfigError
 from lamplighter.operations.datafolder import DataFolder
+from lamplighter.providers.command import CommandProvider
 from lamplighter.providers.process.provider import ProcessProvider
+from lamplighter.providers.resident import ResidentProvider
 from lamplighter.providers.static import StaticProvider
 from lamplighter.store import overlay
 from lamplighter.store.store import Store
@@ -20,7 +22,8 @@ from lamplighter.testing.provider import FakeProvider
 
 CONFIG = parse(
     "models: {m: {engine: llamacpp, pool: p, source: bundled}}\n"
-    "pools: {p: {kind: process}, s: {kind: static, url: 'http://x'}, f: {kind: fake}}\n"
+    "pools: {p: {kind: process}, s: {kind: static, url: 'http://x'}, f: {kind: fake},"
+    " r: {kind: static, url: 'http://x', sleep_after: 5m}, c: {kind: command, url: 'http://x', wake: w, sleep: s}}\n"
 )
 ADDED = {"engine": "llamacpp", "pool": "p", "source": "hf:owner/repo"}
 
@@ -49,7 +52,9 @@ async def test_every_pool_of_the_configuration_has_its_provider(tmp_path: Path) 
         )
         for name, pool in CONFIG.pools.items()
     }
-    assert {name: type(one) for name, one in made.items()} == {"p": ProcessProvider, "s": StaticProvider, "f": FakeProvider}
+    assert {name: type(one) for name, one in made.items()} == {
+        "p": ProcessProvider, "s": StaticProvider, "f": FakeProvider, "r": ResidentProvider, "c": CommandProvider,
+    }  # fmt: skip
     for one in made.values():
         await one.close()
     await store.close()

@@ -5,7 +5,11 @@ import pytest
 from lamplighter.config import parse
 from lamplighter.core.errors import ConfigError
 
-POOLS = "pools: {here: {kind: process}, nas: {kind: static, url: 'http://nas'}, ram: {kind: static, url: 'http://nas', sleep_after: 5m}}"
+DESK = "desk: {kind: command, url: 'http://desk', wake: w, sleep: s}}"
+POOLS = (
+    "pools: {here: {kind: process}, nas: {kind: static, url: 'http://nas'}, ram: {kind: static, url: 'http://nas', sleep_after: 5m}, "
+    + DESK
+)
 
 
 def model(settings: str) -> str:
@@ -19,6 +23,8 @@ def model(settings: str) -> str:
         "engine: vllm, pool: nas, source: their-name, capabilities: [embeddings]",
         "engine: ollama, pool: here, source: 'llama3.2:3b', pull: true, environment: {OLLAMA_CONTEXT_LENGTH: '8192'}",
         "engine: ollama, pool: nas",
+        "engine: vllm, pool: desk",
+        "engine: ollama, pool: desk, pull: true, keep_warm: ['daily 08:00-18:00 UTC']",
         "engine: ollama, pool: ram, pull: true, keep_warm: ['daily 08:00-18:00 UTC']",
     ],
 )
@@ -41,6 +47,9 @@ def test_what_fits_is_accepted(settings: str) -> None:
         ("engine: ollama, pool: here, arguments: [x]", "models.m.arguments: only for engine vllm"),
         ("engine: ollama, pool: nas, pull: true", "sleep_after"),
         ("engine: ollama, pool: nas, keep_warm: ['daily 08:00-18:00 UTC']", "always on"),
+        ("engine: llamacpp, pool: desk, source: bundled", "runs in a pool of kind 'process'"),
+        ("engine: ollama, pool: desk, program: /opt/ollama", "models.m.program"),
+        ("engine: vllm, pool: desk, arguments: [x]", "somebody else's to start"),
         ("engine: llamacpp, pool: here, source: bundled, program: x", "models.m.program: only for engine vllm or ollama"),
         ("engine: ollama, pool: here, capabilities: []", "models.m.capabilities"),
         ("engine: ollama, pool: here, keep_warm: [whenever]", "Mon-Fri 08:00-18:00"),

@@ -10,6 +10,7 @@ from lamplighter.core.clock import SystemClock
 from lamplighter.operations import doctor
 from lamplighter.operations.datafolder import DataFolder, ServerInfo
 from lamplighter.operations.doctor import Finding, Verdict, examine
+from lamplighter.providers.command import memory
 from lamplighter.store import principals
 from lamplighter.store.store import Store
 
@@ -135,6 +136,26 @@ def test_an_occupied_port_is_found(folder: DataFolder, config: Path) -> None:
         finding = named(examine(folder, config), "port")
     assert finding.verdict is Verdict.FAIL
     assert "--port" in finding.next_step
+
+
+def test_machines_that_are_woken_by_commands_are_judged_without_waking_them(folder: DataFolder, config: Path) -> None:
+    """A typing error would show itself at the first wake, at night; and a doctor that wakes machines would not be asked again."""
+    touched = folder.root.parent / "touched"
+    config.write_text(
+        "server: {port: 39999}\nmodels: {}\npools:\n"
+        f"  desk: {{kind: command, url: 'http://127.0.0.1:1', wake: 'touch {touched}', sleep: [touch, '{touched}'], running: 'touch {touched}'}}\n"
+        "  typo: {kind: command, url: 'http://127.0.0.1:1', wake: [no-such-wakeonlan, x], sleep: 'no-such'}\n"
+        "  stuck: {kind: command, url: 'http://127.0.0.1:1', wake: w, sleep: s}\n"
+    )
+    memory.write(memory.place(folder.root, "stuck"), memory.Memory(woken_at=1.0, failures=2, trouble="The sleep command failed."))
+    findings = examine(folder, config)
+    assert named(findings, "pool desk").verdict is Verdict.OK
+    assert "asleep" in named(findings, "pool desk").message
+    assert named(findings, "pool typo").verdict is Verdict.FAIL
+    assert "pools.typo.wake: there is no program 'no-such-wakeonlan'" in named(findings, "pool typo").message
+    assert named(findings, "pool stuck").verdict is Verdict.WARN
+    assert "may still be on: The sleep command failed." in named(findings, "pool stuck").message
+    assert not touched.exists()
 
 
 def test_static_pools_are_asked(folder: DataFolder, config: Path) -> None:

@@ -1,5 +1,7 @@
 """Wakes and their history, leadership by terms, and models added at run time."""
 
+from typing import Any
+
 import pytest
 
 from lamplighter.config import Config
@@ -14,7 +16,11 @@ from tests.unit.store.conftest import Open
 
 CONFIG = Config.model_validate(
     {
-        "pools": {"here": {"kind": "process"}, "nas": {"kind": "static", "url": "http://nas"}},
+        "pools": {
+            "here": {"kind": "process"},
+            "nas": {"kind": "static", "url": "http://nas"},
+            "desk": {"kind": "command", "url": "http://desk", "wake": "wakeonlan", "sleep": ["ssh", "desk"]},
+        },
         "models": {"small": {"engine": "llamacpp", "pool": "here", "source": "bundled"}},
     }
 )
@@ -146,11 +152,14 @@ async def test_a_model_is_added_replaced_and_removed(store: Store) -> None:
         ("x", {"engine": "llamacpp", "pool": "nas", "source": "bundled"}, "runs in a pool of kind"),
         ("x", {"engine": "llamacpp", "pool": "here"}, "write bundled"),
         ("x", {"engine": "openai", "pool": "nas", "threads": 99}, "only be set in the configuration file"),
+        ("x", {"engine": "openai", "pool": "desk", "wake": "rm -rf /"}, "only be set in the configuration file"),
+        ("x", {"engine": "openai", "pool": "desk", "program": "/bin/rm"}, "only be set in the configuration file"),
+        ("x", {"engine": "openai", "pool": {"kind": "command", "url": "http://x", "wake": "rm", "sleep": "rm"}}, "does not fit"),
         ("x", {"engine": "nonsense", "pool": "nas"}, "does not fit"),
         ("x", {"engine": "openai", "pool": "nas", "while_waking": "x"}, "cannot stand in for itself"),
     ],
 )
-async def test_what_does_not_fit_is_refused(store: Store, name: str, definition: dict[str, str], message: str) -> None:
+async def test_what_does_not_fit_is_refused(store: Store, name: str, definition: dict[str, Any], message: str) -> None:
     """If this fails, a person with a key can start what the configuration does not allow."""
     with pytest.raises(ConfigError, match=message) as caught:
         await overlay.add(store, CONFIG, name, definition)

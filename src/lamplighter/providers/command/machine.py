@@ -23,7 +23,7 @@ from lamplighter.providers.command.commands import Mark, Outcome, Run, end_left_
 
 _log = structlog.get_logger(__name__)
 
-LOOK_EVERY = 1.0
+LOOK_EVERY = 0.5
 """Seconds between two looks whether it answers."""
 CONNECT_LIMIT = 2.0
 LINGER = 10.0

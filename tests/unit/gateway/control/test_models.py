@@ -73,6 +73,9 @@ async def test_the_api_cannot_reach_files_urls_or_commands() -> None:
             {"name": "x", "source": "http://evil.example/model.gguf"},
             {"name": "x", "source": "hf:a/b", "pool": "here"},
             {"name": "x", "source": "hf:a/b", "engine": "openai"},
+            {"name": "x", "source": "hf:a/b", "wake": "touch /tmp/x"},
+            {"name": "x", "source": "hf:a/b", "pool": {"kind": "command", "wake": "touch /tmp/x"}},
+            {"name": "x", "source": "hf:a/b", "program": "/bin/sh"},
             {"name": "../x", "source": "hf:a/b"},
             {"source": "hf:a/b"},
             {"name": "x"},
@@ -81,3 +84,8 @@ async def test_the_api_cannot_reach_files_urls_or_commands() -> None:
             assert (await client.post("/api/models", json=body)).status_code == 400, body
         assert (await client.post("/api/models", json={"catalogue": "none"})).status_code == 404
         assert (await client.post("/api/models", json={"name": "quick", "source": "hf:a/b"})).status_code == 409
+        desk = {"kind": "command", "url": "http://x", "wake": "touch /tmp/x", "sleep": "touch /tmp/x"}
+        for path in ("/api/pools", "/api/pools/desk", "/api/config"):
+            for verb in ("POST", "PUT", "PATCH"):
+                assert (await client.request(verb, path, json=desk)).status_code in (404, 405), (verb, path)
+        assert (await client.post("/api/models/quick/wake", json={"wake": "touch /tmp/x"})).status_code == 400
