@@ -221,7 +221,10 @@ def _check(wanted: Wanted, config: MeshConfig) -> None:
             f"the online authority certifies cloud nodes in {config.nodes}, and {address} is not in there", next_step="See mesh.nodes in lamplighter.yaml."
         )  # fmt: skip
     if online and (not wanted.groups or any(group not in ONLINE_GROUPS for group in wanted.groups)):
-        raise BeyondAuthority(f"the online authority certifies the group {', '.join(ONLINE_GROUPS)} only")
+        raise BeyondAuthority(
+            f"the online authority certifies the group {', '.join(ONLINE_GROUPS)} only",
+            next_step="Leave --groups out, or choose another --kind.",
+        )
     if not online and address in config.nodes:
         raise BeyondAuthority(
             f"{address} is in {config.nodes}, where the keeper gives addresses to cloud nodes", next_step="Choose another for people and home."

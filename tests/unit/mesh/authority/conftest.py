@@ -27,7 +27,7 @@ def _cheap_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def config() -> MeshConfig:
     """The defaults."""
-    return MeshConfig()
+    return MeshConfig.model_validate({})
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lamplighter.mesh.administration import SignRequest
 from lamplighter.mesh.authority import OnlineAuthority
 from lamplighter.mesh.certificates import parse, parse_bundle, verify
 from lamplighter.mesh.errors import MeshError
-from lamplighter.mesh.issuing import DAY, Wanted, active, issue_into
+from lamplighter.mesh.issuing import DAY, Wanted, active, issue_into, revoke_into
 from lamplighter.mesh.storage import Index, MeshFolder
 from lamplighter.testing.clock import VirtualClock
 from tests.unit.mesh.authority.conftest import NOW, PASSPHRASE
@@ -36,7 +36,7 @@ class Rotation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = MeshConfig()
+        self.config = MeshConfig.model_validate({})
         self.index = Index()
         self.keys: dict[str, object] = {}
         self.nodes: list[Node] = []
@@ -113,7 +113,7 @@ class Rotation(RuleBasedStateMachine):
         """A node is lost for good."""
         node = self.nodes.pop(which % len(self.nodes))
         for one in [one for one in self.index.certificates.values() if one.name == node.name and one.living(self.now)]:
-            administration.revoke_into(self.index, one.fingerprint, self.now)
+            revoke_into(self.index, one.fingerprint, self.now)
 
     @rule(hours=st.integers(1, 40))
     def time_passes(self, hours: int) -> None:
@@ -242,7 +242,7 @@ def test_the_whole_way_with_a_person(folder: MeshFolder, config: MeshConfig) -> 
         administration.finish_rotation(folder, NOW)
     trusted = parse_bundle((folder.node("home") / "ca.crt").read_text())
     assert old.fingerprint not in trusted
-    assert verify(parse((folder.node("home") / "node.crt").read_text()), trusted, NOW)
+    verify(parse((folder.node("home") / "node.crt").read_text()), trusted, NOW)
     assert not folder.key_file("offline", old.fingerprint).exists()
 
 

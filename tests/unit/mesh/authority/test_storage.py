@@ -13,7 +13,6 @@ import pytest
 
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.mesh import keys
-from lamplighter.mesh import storage as storage_module
 from lamplighter.mesh.authority import OnlineAuthority
 from lamplighter.mesh.errors import MeshError
 from lamplighter.mesh.storage import MeshFolder
@@ -67,7 +66,7 @@ def test_a_crash_at_any_step_loses_nothing_that_was_promised(
 
         with monkeypatch.context() as broken:
             for name in calls:
-                broken.setattr(storage_module.os, name, counted(getattr(os, name)))
+                broken.setattr(os, name, counted(getattr(os, name)))
             broken.setattr(Path, "replace", counted(Path.replace))
             broken.setattr(Path, "hardlink_to", counted(Path.hardlink_to))
             broken.setattr(Path, "unlink", counted(Path.unlink))
@@ -97,7 +96,7 @@ def test_a_full_disk_changes_nothing_and_says_so(folder: MeshFolder, config: Mes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage_module.os, "fsync", full)
+        broken.setattr(os, "fsync", full)
         with pytest.raises(MeshError, match="disk is full") as caught:
             authority.revoke(fingerprint, NOW)
     assert caught.value.code == "disk_full"
@@ -121,9 +120,9 @@ def test_a_damaged_index_is_never_taken_for_an_empty_one(folder: MeshFolder, con
 
 
 def _many(root: Path, start: int, count: int) -> None:
-    keys.DEFAULT_COST = keys.Argon2(memory=32, iterations=1, lanes=1)  # type: ignore[misc]
+    keys.DEFAULT_COST = keys.Argon2(memory=32, iterations=1, lanes=1)
     for number in range(start, start + count):
-        _issue(MeshFolder(root), MeshConfig(), f"gpu-{number}", number)
+        _issue(MeshFolder(root), MeshConfig.model_validate({}), f"gpu-{number}", number)
 
 
 def test_two_processes_lose_no_certificate_of_each_other(folder: MeshFolder) -> None:
