@@ -329,7 +329,14 @@ def start_rotation(
         under_way = rotation.progress(index, now)
         if under_way is not None and under_way.role == role:
             return
-        active(index, role)
+        version = active(index, role).parsed().version
+        if version != config.certificate_version:
+            # A node shows one certificate. Whether nodes of both versions find each other depends on their Nebula's, so no packet could be promised.
+            raise MeshError(
+                f"the {role} authority has certificates of version {version}, and mesh.certificate_version is {config.certificate_version}",
+                code="certificate_version",
+                next_step=f"Set mesh.certificate_version to {version}: another version needs a new mesh, not a rotation.",
+            )
         fresh = new_authority(folder, Index(), config, role, passphrase, now, state="introduced", life=life)
         rotation.begin(index, fresh, now)
         write_bundles(folder, index, now)

@@ -311,3 +311,11 @@ def test_cancelling_leaves_everything_as_it_was(folder: MeshFolder, config: Mesh
     administration.sign_rotation(folder, config, _new_key(folder), NOW)  # type: ignore[arg-type]
     with pytest.raises(MeshError, match="way out is forward"):
         administration.cancel_rotation(folder, NOW)
+
+
+def test_a_rotation_does_not_change_the_version(folder: MeshFolder) -> None:
+    """Nodes with one version each may not understand each other, and older Nebulas refuse a bundle with both."""
+    newer = MeshConfig.model_validate({"certificate_version": 2})
+    with pytest.raises(MeshError, match="version 1"):
+        administration.start_rotation(folder, newer, "offline", PASSPHRASE, NOW)
+    assert rotation.progress(folder.read(), NOW) is None
