@@ -24,7 +24,8 @@ def doctor(
     """Examine this machine and this installation.
 
     What is well, what is not, and what to do. Changes nothing. Exit status 1 when something fails."""
-    from lamplighter.operations.doctor import Verdict, examine
+    from lamplighter.operations.doctor import examine
+    from lamplighter.operations.findings import Verdict
 
     invocation = of(context)
     findings = examine(invocation.folder, find(invocation, named))

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,7 +26,9 @@ from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
 from lamplighter.core.errors import ConfigError, LamplighterError, SourceError
 from lamplighter.operations.client import Client
+from lamplighter.operations.cloud import examine as cloud_examine
 from lamplighter.operations.datafolder import DataFolder
+from lamplighter.operations.findings import Finding, Verdict
 from lamplighter.operations.shared import look_at_postgres, look_at_redis
 from lamplighter.providers.command import memory
 
@@ -35,24 +36,6 @@ _FEW_BYTES = 2 * 10**9
 """Free disk below which the next model may not fit."""
 _CLOCK_TOLERANCE = 300.0
 """Seconds: tokens and certificates of others are refused beyond that."""
-
-
-class Verdict(StrEnum):
-    """How a check ended."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's result: a sentence, and what to do when it is not well."""
-
-    name: str
-    verdict: Verdict
-    message: str
-    next_step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +368,11 @@ def _no_program(command: str | Sequence[str]) -> bool:
     return not isinstance(command, str) and shutil.which(command[0]) is None
 
 
+def _cloud(patient: _Patient) -> Iterator[Finding]:
+    if patient.config is not None:
+        yield from cloud_examine.examine(patient.config, patient.folder.root)
+
+
 def _models(patient: _Patient) -> Iterator[Finding]:
     for name, model, file in _files(patient):
         label = f"model {name}"
@@ -436,6 +424,6 @@ def _clock(patient: _Patient) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[_Patient], Iterable[Finding]], ...] = (
-    _python, _engine, _memory, _disk, _clock, _data_folder, _store, _redis, _server, _static, _command, _models, _engines,
+    _python, _engine, _memory, _disk, _clock, _data_folder, _store, _redis, _server, _static, _command, _cloud, _models, _engines,
 )  # fmt: skip
 """In the order in which they are shown, after the configuration."""

@@ -9,7 +9,8 @@ import pytest
 from lamplighter.core.clock import SystemClock
 from lamplighter.operations import doctor
 from lamplighter.operations.datafolder import DataFolder, ServerInfo
-from lamplighter.operations.doctor import Finding, Verdict, examine
+from lamplighter.operations.doctor import examine
+from lamplighter.operations.findings import Finding, Verdict
 from lamplighter.providers.command import memory
 from lamplighter.store import principals
 from lamplighter.store.store import Store
