@@ -26,14 +26,14 @@ resource "aws_security_group" "endpoints" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "endpoints" {
-  for_each                     = var.vpc_endpoints ? local.machine_groups : {}
-  security_group_id            = aws_security_group.endpoints[0].id
-  description                  = "AWS services, from our machines"
-  ip_protocol                  = "tcp"
-  from_port                    = 443
-  to_port                      = 443
-  referenced_security_group_id = each.value
-  tags                         = local.tags
+  count             = var.vpc_endpoints ? 1 : 0
+  security_group_id = aws_security_group.endpoints[0].id
+  description       = "AWS services, from the stack's own network"
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  cidr_ipv4         = aws_vpc.this.cidr_block
+  tags              = local.tags
 }
 
 resource "aws_vpc_endpoint" "services" {

@@ -168,8 +168,6 @@ resource "aws_autoscaling_group" "this" {
   protect_from_scale_in     = false # it would stop the dead-man
   capacity_rebalance        = false # the keeper drains and replaces; AWS would only end the old machine
   health_check_type         = "EC2"
-  health_check_grace_period = 0
-  default_cooldown          = 0
   suspended_processes       = ["AZRebalance"] # moving machines between zones ends answers
   enabled_metrics           = ["GroupDesiredCapacity", "GroupInServiceInstances", "GroupTotalInstances"]
   wait_for_capacity_timeout = "0"
