@@ -13,10 +13,11 @@ from typing import Any
 
 from lamplighter.config import Config
 from lamplighter.operations.cloud import changes as plans
+from lamplighter.operations.cloud import lighthouse
 from lamplighter.operations.cloud.changes import Change
 from lamplighter.operations.cloud.engine import Driver, Engine
 from lamplighter.operations.cloud.errors import CloudError, StillRunning
-from lamplighter.operations.cloud.stacks import Stack, variables, wants_lighthouse
+from lamplighter.operations.cloud.stacks import Stack, variables
 from lamplighter.operations.cloud.workspace import Workspace
 from lamplighter.providers.aws import account, inventory
 from lamplighter.providers.aws.account import Identity
@@ -89,7 +90,10 @@ class Session:
         self._driver.apply()
 
     def verify(self) -> Mapping[str, Any]:
-        """The manifest, as the keeper will read it. Raises CloudError when it is not there or names other groups than the file does."""
+        """The manifest, as the keeper will read it; a lighthouse gets what it reads.
+
+        Raises CloudError when it is not there or lacks a pool.
+        """
         found = account.manifest(self.stack.region, self.stack.name)
         if found is None:
             raise CloudError(
@@ -99,6 +103,8 @@ class Session:
         missing = [pool for pool in self.stack.pools if pool not in (found.get("pools") or {})]
         if missing:
             raise CloudError(f"the manifest of {self.stack.title} lacks {', '.join(missing)}", next_step="Apply it again.")
+        tags = {inventory.INSTALLATION: self.site.installation, inventory.STACK: self.stack.name}
+        lighthouse.hand_over(self.site.config, self.stack, self.site.data, found, tags)
         return found
 
     def forget_plan(self) -> None:
@@ -126,7 +132,9 @@ def opened(site: Site, stack: Stack, *, engine: Engine | None = None) -> Iterato
     images = baked(stack)
     space = Workspace.of(site.data, stack.name, stack.region)
     with space.locked():
-        told = variables(site.config, stack, site.installation, images=images, lighthouse_data=lighthouse_data(site, stack))
+        told = variables(
+            site.config, stack, site.installation, images=images, lighthouse_data=lighthouse.script(site.config, stack, site.data)
+        )
         space.prepare(told, module=site.module)
         driver = Driver(program, space, site.show)
         driver.init()
@@ -153,14 +161,6 @@ def baked(stack: Stack) -> dict[str, str]:
     wanted = [name for name, pool in stack.pools.items() if pool.image == "baked"]
     found = ((name, account.parameter(stack.region, f"/{stack.name}/ami/{name}")) for name in wanted)
     return {name: image for name, image in found if image is not None}
-
-
-def lighthouse_data(site: Site, stack: Stack) -> str | None:
-    """User data of the lighthouse's machine: what the person put beside the state, else none of its own (the module has its own)."""
-    if not wants_lighthouse(site.config, stack):
-        return None
-    own = Workspace.of(site.data, stack.name, stack.region).root / "lighthouse.user-data"
-    return own.read_text(encoding="utf-8") if own.is_file() else ""
 
 
 def _notes(site: Site, stack: Stack, images: Mapping[str, str], space: Workspace) -> Iterator[str]:
@@ -245,6 +245,7 @@ def clear(stack: Stack, found: Doomed, *, keep_backups: bool, told: Callable[[st
         told(f"Deleted {len(found.images)} images and {len(found.snapshots)} snapshots.")
     for pool in stack.pools:
         account.delete_parameter(stack.region, f"/{stack.name}/ami/{pool}")
+    lighthouse.forget(stack)
     account.empty_repository(stack.region, f"{stack.name}/engine")
     if found.bucket is not None and not keep_backups:
         gone = account.empty_bucket(stack.region, found.bucket)

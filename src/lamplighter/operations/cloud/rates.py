@@ -12,6 +12,7 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.operations.cloud.stacks import Stack
 from lamplighter.providers.aws import account
 from lamplighter.providers.aws.inventory import Rates
+from lamplighter.providers.aws.prices import BILLION, on_demand_table
 from lamplighter.providers.aws.standing import Prices
 
 
@@ -40,7 +41,9 @@ def rates_of(region: str) -> Rates:
 
 
 def on_demand(prices: Prices, kind: str) -> Decimal | None:
-    """The list price of a type, USD an hour; None when our table lacks it."""
+    """The list price of a type, USD an hour; None when our tables lack it."""
+    if (found := on_demand_table().prices.get(prices.region, {}).get(kind)) is not None:
+        return Decimal(found) / BILLION
     return prices.hourly(kind) if prices.has(kind) else None
 
 

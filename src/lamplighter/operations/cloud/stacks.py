@@ -138,6 +138,6 @@ def _lighthouse(config: Config, stack: Stack, user_data: str | None) -> dict[str
     if user_data is None:
         raise CloudError(
             f"the lighthouse {light.name} has no certificate yet, so its machine cannot be made",
-            next_step=f"Run `lamplighter mesh sign lighthouse {light.name}` first; docs/guides/mesh-authority.md says how.",
+            next_step=f"Run `lamplighter mesh sign {light.name} --kind lighthouse` first; docs/guides/mesh-authority.md says how.",
         )
     return {"name": light.name, "instance_type": light.instance_type, "user_data": user_data}

@@ -58,9 +58,10 @@ def parameter(region: str, name: str) -> str | None:
         raise
 
 
-def store_parameter(region: str, name: str, value: str, *, tags: Mapping[str, str]) -> None:
-    """Write a parameter, new or not. Raises ProviderError."""
-    ask("ssm", region, "put_parameter", Name=name, Value=value, Type="String", Overwrite=True)
+def store_parameter(region: str, name: str, value: str, *, tags: Mapping[str, str], secret: bool = False) -> None:
+    """Write a parameter, new or not. `secret`: encrypted at rest. Raises ProviderError."""
+    kind = "SecureString" if secret else "String"
+    ask("ssm", region, "put_parameter", Name=name, Value=value, Type=kind, Overwrite=True)
     labels = [{"Key": key, "Value": word} for key, word in tags.items()]
     ask("ssm", region, "add_tags_to_resource", ResourceType="Parameter", ResourceId=name, Tags=labels)
 
