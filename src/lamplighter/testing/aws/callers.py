@@ -98,6 +98,11 @@ def identify(environ: dict[str, Any], body: bytes) -> Caller | None:
     return Caller(record, role, service, region)
 
 
+def signed_by_node(environ: dict[str, Any]) -> bool:
+    """Whether some instance's key is used, rightly or not."""
+    return "Credential=ASIA" in environ.get("HTTP_AUTHORIZATION", "")
+
+
 def _unsigned(environ: dict[str, Any]) -> None:
     """Presigned and anonymous requests are a person's; a presigned one by an instance is not needed by anybody."""
     query = dict(parse_qsl(environ.get("QUERY_STRING", "")))

@@ -7,6 +7,7 @@ capacity, timing and the completeness of permissions are made up. One per proces
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,21 +136,21 @@ class Emulator:
             self._world.clear()
             self._world.clock.offset = 0.0
 
-    def listen(self, listening: socket.socket) -> str:
-        """Also answer on a socket that the caller bound, such as one inside of a network namespace; its URL."""
+    def listen(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> str:
+        """Also answer on a socket that the caller bound, such as one inside of a network namespace; its URL. `tls`: as AWS's own endpoints do."""
         host = str(listening.getsockname()[0])
         guard.check_address(host)
-        return self._serve(host, int(listening.getsockname()[1]), listening.detach())
+        return self._serve(host, int(listening.getsockname()[1]), listening.detach(), tls)
 
-    def _serve(self, host: str, port: int, fd: int | None = None) -> str:
-        server = make_server(host, port, Front(self._control), threaded=True, request_handler=_Quiet, fd=fd)
+    def _serve(self, host: str, port: int, fd: int | None = None, tls: ssl.SSLContext | None = None) -> str:
+        server = make_server(host, port, Front(self._control), threaded=True, request_handler=_Quiet, fd=fd, ssl_context=tls)
         thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True, name="emulated-aws-http"
         )
         thread.start()
         self._servers.append((server, thread))
         bound_host, bound_port = server.server_address[:2]
-        return f"http://{bound_host!s}:{bound_port}"
+        return f"http{'s' if tls else ''}://{bound_host!s}:{bound_port}"
 
     def _tick(self) -> None:
         while not self._ended.wait(max(0.005, self._world.tick())):
@@ -214,6 +215,24 @@ class Emulator:
     def quotas(self) -> dict[str, float]:
         """vCPU quotas by code, where they differ from the usual ones."""
         return self._world.quotas
+
+    @property
+    def calls(self) -> list[str]:
+        """What people (the keeper) asked for so far, such as `autoscaling:SetDesiredCapacity`."""
+        return self._world.calls
+
+    def cut_off(self, away: bool = True) -> None:
+        """Nobody but nodes reaches AWS any more: the keeper is dead, or home's internet is down."""
+        self._world.cut_off = away
+
+    def cut_off_after(self, action: str, count: int = 1) -> None:
+        """Cut off right behind the next `count`-th call whose name ends so."""
+        self._world.cut_after = (action, count)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it is so."""
+        return self._world.cut_off
 
     @property
     def denied(self) -> list[str]:
@@ -315,6 +334,8 @@ class Emulator:
             "POST seed": lambda: self.seed_stack(**body),
             "GET instances": lambda: [_shown(machine) for machine in self.instances()],
             "GET denied": lambda: self.denied,
+            "GET calls": lambda: self.calls,
+            "POST cut-off": lambda: self.cut_off(bool(body.get("away", True))),
             "GET environment": self.environment,
         }
         return verbs[f"{method} {path}"]()

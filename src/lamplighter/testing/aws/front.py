@@ -35,6 +35,9 @@ class Front:
         if path.startswith(CONTROL):
             return self._drive(environ["REQUEST_METHOD"], path.removeprefix(CONTROL), body, start)
         service = _service(environ)
+        world = current()
+        if world.cut_off and not callers.signed_by_node(environ):
+            return _refuse(environ, start, service, "AccessDenied", "Nobody but nodes reaches AWS: it was cut off.")
         try:
             with current().lock:
                 caller = callers.identify(environ, body)
@@ -49,10 +52,12 @@ class Front:
         try:
             if service == "sqs":
                 return list(self._moto(environ, start))
-            with current().lock:
+            with world.lock:
                 return list(self._moto(environ, start))
         finally:
             callers.act_as(None)
+            if caller is None:
+                _count(policy.action_of(environ, body, service))
 
     def _drive(self, method: str, path: str, body: bytes, start: Start) -> Iterable[bytes]:
         try:
@@ -61,6 +66,16 @@ class Front:
             answer, status = {"error": f"{type(error).__name__}: {error}"}, "400 Bad Request"
         start(status, [("content-type", "application/json")])
         return [json.dumps(answer).encode()]
+
+
+def _count(action: str) -> None:
+    """Remember what a person asked, and cut the connection behind it if a test wants that."""
+    world = current()
+    world.calls.append(action)
+    if world.cut_after is not None and action.endswith(world.cut_after[0]):
+        name, left = world.cut_after
+        world.cut_after = (name, left - 1) if left > 1 else None
+        world.cut_off = left <= 1
 
 
 def _body(environ: dict[str, Any]) -> bytes:

@@ -89,6 +89,16 @@ def _holds(kind: str, wanted: dict[str, Any], context: Mapping[str, str]) -> boo
     return True
 
 
+def action_of(environ: Mapping[str, Any], body: bytes, service: str) -> str:
+    """What a request asks for, as IAM calls it."""
+    if service == "s3":
+        return _s3(environ)[0]
+    if target := environ.get("HTTP_X_AMZ_TARGET", ""):
+        return f"{service}:{target.rpartition('.')[2]}"
+    form = parse_qs((body or environ.get("QUERY_STRING", "").encode()).decode(errors="replace"))
+    return f"{service}:{form.get('Action', ['Unknown'])[0]}"
+
+
 def _request(caller: Caller, environ: Mapping[str, Any], body: bytes) -> tuple[str, Asked]:
     if caller.service == "s3":
         return _s3(environ)
@@ -98,12 +108,15 @@ def _request(caller: Caller, environ: Mapping[str, Any], body: bytes) -> tuple[s
     else:
         form = parse_qs((body or environ.get("QUERY_STRING", "").encode()).decode())
         values = {name: found[0] for name, found in form.items()}
+        values.setdefault("QueueUrl", environ.get("PATH_INFO", ""))
         action = values.get("Action", "Unknown")
     return f"{caller.service}:{action}", _resources(caller, values)
 
 
 def _s3(environ: Mapping[str, Any]) -> tuple[str, Asked]:
-    bucket, _, key = environ.get("PATH_INFO", "/").lstrip("/").partition("/")
+    host, _, rest = environ.get("HTTP_HOST", "").partition(".s3.")
+    path = environ.get("PATH_INFO", "/").lstrip("/")
+    bucket, _, key = (host, "", path) if rest.partition(":")[0].endswith("amazonaws.com") else path.partition("/")
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     if not key:
         prefix = query.get("prefix", [""])[0]

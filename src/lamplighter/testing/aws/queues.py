@@ -17,6 +17,11 @@ def _compact(self: Any) -> dict[str, Any]:
     return found
 
 
+def _url(self: Any, *_: Any) -> str:
+    """As AWS has it, whatever address the emulator is asked at: nodes in a network of their own know no other."""
+    return f"https://sqs.{self.region}.amazonaws.com/{self.account_id}/{self.name}"
+
+
 def install() -> None:
     """Put these in the place of moto's."""
-    replace(Queue, attributes=property(_compact))
+    replace(Queue, attributes=property(_compact), url=_url)

@@ -88,6 +88,12 @@ class World:
             """Values of quotas, by code, where they are not the usual ones."""
             self.denied: list[str] = []
             """What a node's credentials were refused, for tests to look at."""
+            self.calls: list[str] = []
+            """What people (the keeper) asked for, such as `autoscaling:SetDesiredCapacity`, in order."""
+            self.cut_off = False
+            """Whether people reach AWS no more: home's internet is down, or the keeper is dead. Nodes still do."""
+            self.cut_after: tuple[str, int] | None = None
+            """After so many of such calls it is cut off."""
             self._due: list[tuple[float, int, Callable[[], None]]] = []
             self._order = itertools.count()
             self.capacity.clear()
