@@ -9,21 +9,20 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from lamplighter.config.mesh import MeshConfig
+from lamplighter.mesh import certificates, keys
 from lamplighter.mesh.nodes import Node, render
 from lamplighter.mesh.publishing import blocklist_file
-from tests.mesh_lab.certificates import Authority, Signer, fingerprint, nebula_cert
+from tests.mesh_lab.certificates import Authority, Signer
 
 PREFIX = "lp"
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds to wait for what should be there within a second or two; far above it, so that a busy machine fails nothing."""
 UNDERLAY = "10.99.0"
 _count = itertools.count()
@@ -40,7 +39,7 @@ def missing() -> str | None:
         return "network namespaces need root"
     if not Path("/dev/net/tun").exists():
         return "there is no /dev/net/tun"
-    lacking = [program for program in ("ip", "nebula", "nebula-cert", "setpriv", "ping") if shutil.which(program) is None]
+    lacking = [program for program in ("ip", "nebula", "setpriv", "ping", "nft") if shutil.which(program) is None]
     if lacking:
         return f"not installed: {', '.join(lacking)}"
     made = subprocess.run(
@@ -118,11 +117,12 @@ class Machine:
     def certify(self, signer: Signer) -> None:
         """Let `signer` sign this machine's public key; `reload` makes it hold."""
         length = self.lab.config.network.prefixlen
-        certificate = signer.sign(self.name, f"{self.overlay}/{length}", self.node.kind, self.folder / "node.pub")
+        certificate = signer.sign(self.name, f"{self.overlay}/{length}", self.node.kind, (self.folder / "node.pub").read_text())
         _replace(self.folder / "node.crt", certificate)
 
     def fingerprint(self) -> str:
-        return fingerprint(self.folder / "node.crt")
+        """What a blocklist names."""
+        return certificates.parse((self.folder / "node.crt").read_text()).fingerprint
 
     def block(self, *fingerprints: str) -> None:
         """Refuse certificates from now on, as revocation does."""
@@ -200,7 +200,7 @@ class Lab:
     def __enter__(self) -> Self:
         remove_leftovers()
         try:
-            self._signer = self._given or Authority(self.folder / "ca", "lab")
+            self._signer = self._given or Authority("lab")
             ip("netns", "add", self.namespace("wan"))
             self.wan("ip", "link", "set", "lo", "up")
             self.wan("ip", "link", "add", "br0", "type", "bridge")
@@ -217,6 +217,10 @@ class Lab:
     def signer(self) -> Signer:
         assert self._signer is not None, "use it as a context manager"
         return self._signer
+
+    def trusts(self, signer: Signer) -> None:
+        """From now on this one signs, as after a rotation."""
+        self._signer = signer
 
     def namespace(self, name: str) -> str:
         return f"{PREFIX}{os.getpid()}-{self._number}-{name}"
@@ -237,7 +241,10 @@ class Lab:
         machine = Machine(self, name, node, overlay, f"{UNDERLAY}.{number}", f"v{number}", folder)
         self.attach(name, machine.wire, f"{machine.underlay}/24")
         self.machines[name] = machine
-        nebula_cert("keygen", "-out-key", folder / "node.key", "-out-pub", folder / "node.pub")
+        private, public = keys.new_node_key()
+        (folder / "node.pub").write_text(public)
+        (folder / "node.key").touch(0o600)
+        (folder / "node.key").write_text(private)
         shutil.chown(folder / "node.key", 65534, 65534)
         machine.certify(signer or self.signer)
         machine.trust(self.signer.certificate() if bundle is None else bundle)
@@ -321,11 +328,3 @@ def _replace(path: Path, text: str) -> None:
     new.write_text(text)
     new.chmod(0o644)
     new.rename(path)
-
-
-@contextlib.contextmanager
-def needed() -> Iterator[None]:
-    """Skip the test where no lab can be made."""
-    if reason := missing():
-        pytest.skip(reason)
-    yield

@@ -67,7 +67,7 @@ def render(
 
     Files with a private key are readable for you alone. Asked again, it writes them anew."""
     from lamplighter.mesh import snat as masquerade
-    from lamplighter.mesh.container import CONFIG, FILE, compose
+    from lamplighter.mesh.container import CONFIG, FILE, FILES, compose
     from lamplighter.mesh.kubernetes import daemon_set, snat_daemon_set, to_yaml
     from lamplighter.mesh.nodes import FOLDER, mtu_problem
     from lamplighter.mesh.nodes import render as render_node
@@ -90,7 +90,7 @@ def render(
         published = None if desk.config.publish else str(desk.folder.published)
         files |= units(published=published if node.kind == "home" else None)
     if container:
-        files[FILE] = compose()
+        files = {f"{FILES}/{file}": text for file, text in files.items()} | {FILE: compose()}
     networks = [_network(one) for one in pods or ()] or [masquerade.POD_NETWORK]
     if daemonset:
         if lacking := {"ca.crt", "node.crt", "node.key"} - files.keys():
@@ -262,7 +262,7 @@ def _write(desk: Desk, out: Path, files: Mapping[str, str]) -> None:
     secrets = [name for name, text in files.items() if "PRIVATE KEY" in text]
     if secrets:
         invocation.note(f"{', '.join(secrets)} {'hold' if len(secrets) > 1 else 'holds'} a private key: take care where it goes.")
-    elif "config.yml" in files:
+    else:
         invocation.note("No key and certificate of this node are here: put node.key and node.crt beside these files.")
     invocation.show({"folder": str(out), "files": sorted(files), "secret": secrets}, "\n".join(str(out / name) for name in files))
 

@@ -5,8 +5,16 @@ import yaml
 from lamplighter.mesh.releases import IMAGE
 
 FILE = "compose.yaml"
+FILES = "nebula"
+"""The folder of the node's files beside it."""
 CONFIG = "/config"
 """Where the image expects its files; the node's configuration is rendered for it."""
+
+
+_HEAD = """\
+# Made by `lamplighter mesh render --container`. After a change: docker compose kill -s HUP nebula
+# The root in the container may read its own files only: chown -R 0:0 nebula
+"""
 
 
 def compose(image: str = IMAGE) -> str:
@@ -26,7 +34,7 @@ def compose(image: str = IMAGE) -> str:
                         "cap_add": ["NET_ADMIN"],
                         "security_opt": ["no-new-privileges:true"],
                         "read_only": True,
-                        "volumes": [f".:{CONFIG}:ro"],
+                        "volumes": [f"./{FILES}:{CONFIG}:ro"],
                         "restart": "unless-stopped",
                     }
                 }
@@ -44,4 +52,4 @@ def command(folder: str, image: str = IMAGE, program: str = "podman") -> str:
     )
 
 
-__all__ = ["CONFIG", "FILE", "command", "compose"]
+__all__ = ["CONFIG", "FILE", "FILES", "command", "compose"]

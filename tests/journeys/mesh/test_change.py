@@ -1,9 +1,11 @@
 """Authorities rotate, nodes are revoked, lighthouses die, machines move: under traffic, in real namespaces, with the files that we render."""
 
 import time
+from ipaddress import IPv4Address
 
 import pytest
 
+from lamplighter.mesh import sight
 from tests.mesh_lab import Authority, Lab, Machine, Pings
 from tests.mesh_lab.lab import wait
 
@@ -19,7 +21,7 @@ def together(lab: Lab) -> None:
 def test_the_authority_rotates_without_losing_a_packet(lab: Lab) -> None:
     """Append the new authority everywhere, sign the same keys anew, drop the old one: an answer that streams meanwhile must not tear."""
     old = lab.signer.certificate()
-    new = Authority(lab.folder / "ca", "next")
+    new = Authority("next")
     everybody = lab.machines.values()
     with Pings(lab.machines["home"], lab.machines["gpu"]) as pings:
         for machine in everybody:
@@ -38,8 +40,7 @@ def test_the_authority_rotates_without_losing_a_packet(lab: Lab) -> None:
         pings.flows(6)
     assert pings.answered > 150
     assert pings.lost == []
-    # Back, for the tests after this one: the same way.
-    lab._signer = new
+    lab.trusts(new)
 
 
 def test_a_revoked_node_is_out_within_ten_seconds_and_nobody_else_notices(lab: Lab) -> None:
@@ -58,8 +59,9 @@ def test_a_revoked_node_is_out_within_ten_seconds_and_nobody_else_notices(lab: L
     other.stop()
     other.start()
     assert not home.pings(other, wait=2), "it came back with the same certificate"
+    other.stop()
     other.certify(lab.signer)  # a new certificate lets it in again, and the tests after this one need it
-    other.reload()
+    other.start()
     home.reaches(other)
 
 
@@ -97,7 +99,7 @@ def test_a_replaced_node_is_found_at_its_new_address(lab: Lab) -> None:
     gpu.stop(kill=True)
     gpu.move("10.99.0.77")
     gpu.start()
-    assert home.reaches(gpu) < 15
+    assert home.reaches(gpu) < 25
 
 
 def test_a_cut_line_heals_by_itself(lab: Lab) -> None:
@@ -121,6 +123,7 @@ def test_two_that_cannot_talk_directly_are_relayed(lab: Lab) -> None:
         home.start()
         laptop.start()
         assert laptop.reaches(home) < 15
+        assert sight.way(laptop.log(), IPv4Address(home.overlay)) == "relayed"
     finally:
         for machine in (laptop, home):
             machine.run("nft", "flush", "ruleset")
