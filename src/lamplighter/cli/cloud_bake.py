@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lamplighter.cli.cloud_shared import ask, installation_of
+from lamplighter.cli.cloud_shared import ask, installation_of, orderly
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, JsonOption, of, table
 
@@ -48,7 +48,8 @@ def bake(
     )
     ask(invocation, yes, f"Start a machine in {stack.region} for that?", what="starting a machine that costs")
     oven = Oven(stack, name, installation_of(invocation, config), invocation.note)
-    done = oven.bake(recipe, types=(kind,) if kind else stack.pools[name].instance_types, limit=limit)
+    with orderly():
+        done = oven.bake(recipe, types=(kind,) if kind else stack.pools[name].instance_types, limit=limit)
     rows = [(step, f"{seconds:.1f}") for step, seconds in done.steps.items()]
     answer = {
         "image": done.image, "pool": name, "stack": stack.name, "region": stack.region, "steps": done.steps, "pruned": list(done.pruned),

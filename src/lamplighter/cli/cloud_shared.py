@@ -1,8 +1,12 @@
 """What the cloud commands share: the installation's id, the question before anything that costs or cannot be undone, and money in tables."""
 
 import asyncio
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -47,6 +51,20 @@ def ask(invocation: Invocation, yes: bool, question: str, *, what: str, other: s
         raise Refused(f"{what} was not confirmed", next_step=f"Add --yes. {other}".strip())
     if not typer.confirm(question, default=False, err=True):
         raise Refused("nothing was done: you said no", next_step=other)
+
+
+@contextlib.contextmanager
+def orderly() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: what it started in AWS is ended first."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def money(amount: Decimal | None, *, digits: int = 2) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lamplighter.cli.cloud_shared import installation_of
+from lamplighter.cli.cloud_shared import installation_of, orderly
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of
 from lamplighter.core.units import Money
@@ -74,7 +74,7 @@ def smoke(
         )
     who = account.identity(stack.region)
     installation = installation_of(invocation, config)
-    with _served(invocation, named) as client:
+    with orderly(), _served(invocation, named) as client:
         seen = Transcript(stack, name, chosen, who, price, agreed, time.time())
         file = transcript or Path(time.strftime("smoke-%Y%m%d-%H%M%S.md", time.gmtime(seen.began)))
         try:

@@ -16,7 +16,7 @@ from lamplighter.core.ids import new_id
 from lamplighter.operations.cloud.errors import CloudError, StillRunning
 from lamplighter.operations.cloud.stacks import Stack
 from lamplighter.operations.cloud.workspace import module_folder
-from lamplighter.providers.aws import account, baking
+from lamplighter.providers.aws import account, baking, inventory
 
 KEEP = 2
 """Images of a pool that are kept: the newest, and the one before it in case the newest does not start."""
@@ -69,7 +69,11 @@ class Oven:
         data = self._user_data(manifest, recipe, limit)
         base = baking.stock_image(region)
         tags = baking.builder_tags(self.installation, self.stack.name, self.pool, until=self.wall() + limit + 1800)
-        instance, kind = baking.launch(region, where, types, base, data, tags=tags, token=new_id("bake"))
+        try:
+            instance, kind = baking.launch(region, where, types, base, data, tags=tags, token=new_id("bake"))
+        except KeyboardInterrupt:  # AWS may have started it and we never heard its name
+            self._sweep(tags[inventory.UNTIL])
+            raise
         self.told(f"Started {instance} ({kind}, on demand) from {base}; it is ended in every case.")
         try:
             self._follow(manifest, instance, limit, began)
@@ -167,6 +171,11 @@ class Oven:
             self.pause(_SETTLE)
         self._steps["end of the machine"] = self.now() - began
         self.told(f"{instance} is gone (AWS says so).")
+
+    def _sweep(self, until: str) -> None:
+        for item in inventory.running(self.stack.region, self.installation):
+            if inventory.is_builder(item) and item.pool == self.pool and item.tags.get(inventory.UNTIL) == until:
+                self._end(item.id)
 
     def _prune(self, newest: str) -> tuple[str, ...]:
         """Delete older images and their snapshots; failing here fails nothing."""

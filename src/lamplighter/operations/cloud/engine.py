@@ -74,11 +74,13 @@ class Driver:
 
     def init(self) -> None:
         """Fetch the provider and link the module. Raises EngineFailed, KeyboardInterrupt."""
-        self._run("init", "init", "-input=false", "-no-color")
+        self._show(f"Preparing {self._engine.name} {self._engine.version}; the first time it fetches the AWS provider.")
+        self._run("init", "init", "-input=false", "-no-color", quiet=True)
 
     def plan(self, *, destroy: bool = False) -> dict[str, Any]:
         """Make a plan, save it for `apply`, and return it as `show -json` tells it. Raises EngineFailed, KeyboardInterrupt."""
         extra = ("-destroy",) if destroy else ()
+        self._show("Asking AWS what is there.")
         self._run(
             "plan", "plan", "-input=false", "-no-color", "-detailed-exitcode", f"-out={self._space.plan.name}", *extra,
             fine=(0, _CHANGES_FOLLOW), quiet=True,

@@ -160,7 +160,7 @@ def root_module(variables: Mapping[str, Any]) -> dict[str, Any]:
         "module": {"stack": {"source": "./module", **{name: f"${{var.{name}}}" for name in variables}}},
         "output": {
             "manifest": {"value": "${module.stack.manifest}", "sensitive": True},
-            "keeper_policy_json": {"value": "${module.stack.keeper_policy_json}"},
+            "keeper_policy_json": {"value": "${module.stack.keeper_policy_json}", "sensitive": True},  # only long
         },
     }
 
