@@ -1,0 +1,1 @@
+"""Files that are not modules of ours but what we put on other machines."""
