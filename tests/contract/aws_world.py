@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from lamplighter.engines.base import Accelerator, Container
 from lamplighter.mesh.administration import make_authority
 from lamplighter.mesh.storage import MeshFolder
 from lamplighter.providers.aws import AwsProvider
+from lamplighter.providers.aws.client import AwsError
+from lamplighter.providers.aws.prices import Prices
 from lamplighter.providers.base import Observation, Provider
 from lamplighter.testing.aws import Emulator, FakeNode, NodeFactory, NodePlan, PoolSeed
+from lamplighter.testing.aws.world import current
 from lamplighter.testing.provider import FakeEngineKind
 
+_NUMBERS = count()
 OURS, THEIRS = "ins_ours", "ins_theirs"
 LEASE, DRAIN, BOOT = 4.0, 0.3, 60.0
 REGION = "eu-central-1"
-PASSPHRASE = "a passphrase of the tests"  # noqa: S105 - as it says
+PASSPHRASE = "a passphrase of the tests"
 MODELS = {
     "one": ModelConfig.model_validate({"engine": "fake", "pool": "gpu"}),
     "two": ModelConfig.model_validate({"engine": "fake", "pool": "gpu"}),
@@ -37,6 +42,10 @@ class ContainedFake(FakeEngineKind):
 
     def container(self, name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
         return Container(image="example/fake:1", arguments=("--model", name), secrets={"KEY": "key"})
+
+
+async def _no_price_list(self: Prices) -> None:
+    raise AwsError("The emulated AWS has no price list.")
 
 
 def mesh_of(data: Path) -> MeshConfig:
@@ -73,18 +82,27 @@ class AwsWorld:
             monkeypatch.delenv(name)
         for name, value in aws.environment().items():
             monkeypatch.setenv(name, value)
-        aws.reset()
+        monkeypatch.setattr(Prices, "_ask_on_demand", _no_price_list)
+        aws.capacity.clear()
+        self.number = next(_NUMBERS)  # a stack for each test: to empty the account takes longer
+        self.stack = f"ours{self.number}"
         seed = PoolSeed(max=3, boot_deadline=BOOT, lease=LEASE, drain=DRAIN)
-        self.manifest = aws.seed_stack("ours", OURS, REGION, pools={"gpu": seed})
+        self.manifest = aws.seed_stack(self.stack, OURS, REGION, pools={"gpu": seed})
         self.nodes = NodeFactory(aws, self.manifest)
         self._stack = AsyncExitStack()
         self._stack.enter_context(self.nodes)
         self._theirs = False
         self.provider = self.make()
 
-    def make(self, installation: str = OURS, stack: str = "ours", **pool: Any) -> AwsProvider:
+    def make(self, installation: str = OURS, stack: str | None = None, **pool: Any) -> AwsProvider:
         """A provider; closed with the world."""
-        settings = {"kind": "aws", "region": REGION, "stack": stack, "max_replicas": 2, "instance_types": ["g4dn.xlarge"]}
+        settings = {
+            "kind": "aws",
+            "region": REGION,
+            "stack": stack or self.stack,
+            "max_replicas": 2,
+            "instance_types": ["g4dn.xlarge"],
+        }
         provider = AwsProvider(
             "gpu",
             AwsPool.model_validate({**settings, **self.pool, **pool}),
@@ -100,6 +118,10 @@ class AwsWorld:
 
     async def close(self) -> None:
         await self._stack.aclose()
+        for group in self.manifest["pools"]["gpu"]["groups"].values():
+            self.aws.client("autoscaling", REGION).set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=0)
+        for listeners in (current().appeared, current().vanished):
+            listeners.clear()  # the next test's nodes are others
         assert not self.nodes.errors
 
     def another(self) -> AwsProvider:
@@ -107,9 +129,9 @@ class AwsWorld:
 
     def foreign(self) -> Provider:
         if not self._theirs:
-            self.aws.seed_stack("theirs", THEIRS, REGION, pools={"gpu": PoolSeed()})
+            self.aws.seed_stack(f"theirs{self.number}", THEIRS, REGION, pools={"gpu": PoolSeed()})
             self._theirs = True
-        return self.make(THEIRS, "theirs")
+        return self.make(THEIRS, f"theirs{self.number}")
 
     async def until(
         self, met: Callable[[Sequence[Observation]], bool], provider: Provider | None = None, *, limit: float = 25.0
@@ -138,14 +160,16 @@ class AwsWorld:
         await asyncio.to_thread(self.nodes.run, lambda: node.end("failed"))
 
     async def abandon(self) -> None:
+        await self.provider.renew()  # from now on nobody does
         end = time.monotonic() + LEASE + DRAIN + 10
-        while self.aws.instances(live=True):
+        while self.live():
             assert time.monotonic() < end, "a node outlived its lease"
             await asyncio.sleep(0.1)
 
     def live(self) -> list[str]:
         """What is billed."""
-        return [machine.id for machine in self.aws.instances(live=True)]
+        machines = self.aws.instances(live=True)
+        return [machine.id for machine in machines if machine.tags.get("lamplighter:stack") == self.stack]
 
     def desired(self, market: str = "spot") -> int:
         """A group's desired capacity, in AWS."""

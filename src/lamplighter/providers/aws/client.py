@@ -44,6 +44,8 @@ _QUOTA = {
 _NOT_THERE = {
     "ParameterNotFound", "QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "NoSuchBucket", "ResourceNotFoundException",
 }  # fmt: skip
+_SAID = 300
+"""Characters of AWS's own words that are passed on."""
 APPLY = "Run `lamplighter cloud apply`."
 
 
@@ -170,7 +172,7 @@ def translate(error: Exception, service: str, operation: str, region: str) -> Aw
 def _refused(error: Any, name: str, region: str) -> AwsError:
     """AWS answered, and said no."""
     about = error.response.get("Error", {})
-    code, message = str(about.get("Code", "")), str(about.get("Message", "")).strip()
+    code, message = str(about.get("Code", "")), " ".join(str(about.get("Message", "")).split())[:_SAID]
     said = f"{code}: {message}" if message else code
     reason, next_step = WakeFailure.PROVIDER_ERROR, "See the detail, and run `lamplighter doctor`."
     text = f"AWS refused {name} in {region}: {said}"
