@@ -31,7 +31,7 @@ class Applied:
 
 def resources_of(module: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The managed resources of a module and of those inside of it."""
-    own = [one for one in module.get("resources", []) if one["mode"] == "managed"]
+    own = [{"values": {}, **one} for one in module.get("resources", []) if one["mode"] == "managed"]
     return own + [one for child in module.get("child_modules", []) for one in resources_of(child)]
 
 

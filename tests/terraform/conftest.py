@@ -24,7 +24,12 @@ EVERYTHING: dict[str, Any] = {
     "tags": {"owner": "home"},
     "pools": {
         "spot": {"instance_types": ["g4dn.xlarge", "g5.xlarge"], "max_price": "0.50"},
-        "wide": {"instance_types": ["g5.xlarge", "g6.xlarge"], "max": 4, "model_storage": {"kind": "snapshot"}, "allocation": "lowest-price"},
+        "wide": {
+            "instance_types": ["g5.xlarge", "g6.xlarge"],
+            "max": 4,
+            "model_storage": {"kind": "snapshot"},
+            "allocation": "lowest-price",
+        },
         "shared": {"instance_types": ["g5.xlarge"], "model_storage": {"kind": "s3"}},
     },
 }

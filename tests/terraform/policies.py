@@ -92,6 +92,8 @@ def doors(resources: Resources, port: int = 4242) -> Iterator[str]:
 def documents(resources: Resources) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every policy document that is known, with the address of its resource."""
     for one in resources:
+        if one["type"] in ("aws_vpc_endpoint", "aws_sns_topic"):
+            continue  # AWS's own, which the provider shows too
         for name in ("policy", "assume_role_policy"):
             text = one["values"].get(name)
             if isinstance(text, str) and '"Statement"' in text:
@@ -193,7 +195,7 @@ def warnings(resources: Resources) -> Iterator[str]:
         if kinds != {"ACTUAL", "FORECASTED"}:
             yield f"{one['address']}: does not warn of what is spent and of what is forecast"
     watched = {
-        alarm["values"]["dimensions"].get(name)
+        (alarm["values"].get("dimensions") or {}).get(name)
         for alarm in of(resources, "aws_cloudwatch_metric_alarm")
         for name in ("AutoScalingGroupName", "QueueName")
     }
@@ -262,6 +264,25 @@ def secrets(resources: Resources) -> Iterator[str]:
         if found:
             yield f"{one['address']}: holds {found[0]!r}"
 
+
+def unknown_actions(resources: Resources) -> Iterator[str]:
+    """Permissions that name no call of AWS: IAM takes them in silence, and the call that was meant is refused at three in the morning."""
+    import botocore.session
+
+    session = botocore.session.get_session()
+    for address, document in documents(resources):
+        for statement in document["Statement"]:
+            for action in _many(statement["Action"]):
+                prefix, _, call = str(action).partition(":")
+                if call in ("*", "AssumeRole") or action in _NOT_CALLS:
+                    continue
+                model = session.get_service_model(_SERVICES.get(prefix, prefix))
+                if call not in model.operation_names:
+                    yield f"{address}: {action} is no call of AWS"
+
+
+_SERVICES = {"servicequotas": "service-quotas", "tag": "resourcegroupstaggingapi"}
+_NOT_CALLS = frozenset({"s3:ListBucket"})  # allows ListObjectsV2
 
 RULES: tuple[Callable[[Resources], Iterator[str]], ...] = (
     metadata, encryption, doors, permissions, tags, groups, dead_men, warnings, privacy, senders, user_data, secrets,

@@ -33,11 +33,13 @@ def test_its_own_tests_pass(tmp_path: Path) -> None:
     assert "0 failed" in said
 
 
-def test_what_everything_refers_to_is_in_the_checkout() -> None:
-    """A node would boot without its agent: the module takes the same file that the tests of the agent run."""
-    agent = MODULE / "files" / "agent.py"
-    assert agent.is_symlink()
-    assert agent.resolve() == (toolchain.ROOT / "src" / "lamplighter" / "node" / "agent.py").resolve()
+def test_the_script_has_one_place_for_each_of_its_parts() -> None:
+    """A node would boot without its agent or without its settings: Terraform replaces the marks, and says nothing when there is none."""
+    script = (MODULE / "files" / "bootstrap.sh").read_text(encoding="utf-8")
+    agent = (MODULE / "files" / "agent.py").read_text(encoding="utf-8")
+    assert [script.count(mark) for mark in ("@NODE_JSON@", "@AGENT@")] == [1, 1]
+    assert "@NODE_JSON@" not in agent
+    assert "@AGENT@" not in agent
 
 
 def test_no_lock_file_is_shipped() -> None:

@@ -26,7 +26,9 @@ def test_the_least_costs_nothing_by_the_hour(plans: Plans) -> None:
     """A person who asked for a pool alone would pay for a NAT gateway, endpoints or a lighthouse every month."""
     kinds = {one["type"] for one in _resources(plans["least"])}
     assert not kinds & {"aws_nat_gateway", "aws_eip", "aws_instance", "aws_ecr_repository"}
-    assert [one["values"]["vpc_endpoint_type"] for one in _resources(plans["least"]) if one["type"] == "aws_vpc_endpoint"] == ["Gateway"]
+    assert [one["values"]["vpc_endpoint_type"] for one in _resources(plans["least"]) if one["type"] == "aws_vpc_endpoint"] == [
+        "Gateway"
+    ]
 
 
 def test_nothing_is_made_to_run(plans: Plans) -> None:
