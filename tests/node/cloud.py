@@ -45,12 +45,8 @@ class Cloud:
         }
 
     def __enter__(self) -> Self:
-        cloud = self
-
-        class Handler(_Handler):
-            world = cloud
-
-        self._server = http.server.ThreadingHTTPServer((self.host, 0), Handler)
+        handler = type("Handler", (_Handler,), {"world": self})
+        self._server = http.server.ThreadingHTTPServer((self.host, 0), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self

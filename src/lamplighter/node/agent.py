@@ -90,16 +90,14 @@ class Agent:
         self._wake.set()
 
     def end(self, reason: str) -> int:
-        """Last words, AWS, `shutdown`: each with a limit, and none can keep the next from its turn."""
-        log.warning("the node ends: %s", reason)
+        """Last words, AWS, `shutdown`: each with a limit, and none can keep the next from its turn. Even a log or a disk that hangs cannot."""
         self.deadman.end(reason)
         self._limited(FAREWELL, lambda: self._farewell(reason))
         taken = self.settings.mode == "node" and self._limited(TERMINATE, self._terminate)
         command = self.settings.testing.get("shutdown", ()) if self.settings.testing else ("shutdown", "-h", "now")
-        down = run(command, 5) if command else None
-        log.warning("told AWS: %s; shutdown: %s", taken, down and down.returncode)
+        taken = (bool(command) and run(command, 5).returncode == 0) or taken
         self._stopped.set()
-        return 0 if taken or (down and down.returncode == 0) else 1
+        return 0 if taken else 1
 
     def _limited(self, seconds: float, work: Callable[[], None]) -> bool:
         done = threading.Event()
@@ -115,10 +113,12 @@ class Agent:
         return done.wait(seconds)
 
     def _farewell(self, reason: str) -> None:
+        log.warning("the node ends: %s", reason)
+        self.deadman.keep()
         detail = self.failure["detail"] if self.failure else None
-        message = self._message("end", reason=reason, detail=detail, failure=self.failure)
         with contextlib.suppress(OSError, ValueError, KeyError):
-            self.aws.send(message, timeout=3)
+            self._identify()
+            self.aws.send(self._message("end", reason=reason, detail=detail, failure=self.failure), timeout=3)
             for name in LOGS:
                 if text := self.log(name, LOG_LIMIT):
                     self.aws.put(f"nodes/{self.sender}/logs/{name}.log", text.encode(), timeout=3)
@@ -126,6 +126,7 @@ class Agent:
     def _terminate(self) -> None:
         while True:
             try:
+                self._identify()
                 return self.aws.terminate(self.instance)
             except (OSError, ValueError, KeyError) as error:
                 log.warning("AWS does not end this instance: %s", error)
@@ -138,6 +139,10 @@ class Agent:
         """How AWS names this node to the keeper."""
         return f"{self.settings.node_role_id}:{self.instance}"
 
+    def _identify(self) -> None:
+        """Who this is. Raises OSError."""
+        self.instance = self.instance or self.metadata.get("instance-id") or ""
+
     @property
     def host(self) -> str:
         """Where the node listens: the mesh's address alone."""
@@ -148,7 +153,7 @@ class Agent:
         self.stages.begin("boot")
         while not self.instance:
             try:
-                self.instance = self.metadata.get("instance-id") or ""
+                self._identify()
             except OSError as error:
                 log.warning("who am I? %s", error)
                 self._pause(1)
@@ -215,8 +220,9 @@ class Agent:
     def _serve(self) -> None:
         self._await_overlay()
         with Server((self.host, self.settings.agent_port), self) as server:
-            log.info("listening on %s:%s", self.host, server.server_port)
-            server.serve_forever(0.2)
+            server.timeout = 0.2
+            while not self._stopped.is_set():
+                server.handle_request()
 
     def met(self) -> None:
         """The keeper dialled: the mesh works in both directions."""
@@ -349,17 +355,17 @@ class Agent:
 
         def keep() -> None:
             wait = 0.5
-            while True:
+            while not self._stopped.wait(wait - 0.5):
                 try:
-                    work()
+                    return work()
+                except SystemExit:  # by `_pause`
+                    return None
                 except Broken as broken:
-                    self.fail(broken.reason, broken.detail)
+                    return self.fail(broken.reason, broken.detail)
                 except Exception:  # noqa: BLE001 - whatever it is, it is written down, and the thread must go on
                     log.exception("a thread broke and is started again")
-                    wait = min(30, 2 * wait)
-                    self._pause(wait)
-                    continue
-                break
+                wait = min(30, 2 * wait)
+            return None
 
         if work.__name__ not in self._threads:
             self._threads.add(work.__name__)

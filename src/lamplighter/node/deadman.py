@@ -67,9 +67,12 @@ class Deadman:
             return left
 
     def end(self, reason: str) -> None:
-        """From now on it is due, also after a restart."""
+        """From now on it is due. Waits for nothing, so the disk cannot keep a node from its end; `keep` makes it last over a restart."""
+        self.ending = self.ending or reason
+
+    def keep(self) -> None:
+        """Write down where it stands."""
         with self._lock:
-            self.ending = self.ending or reason
             self._save()
 
     def remaining(self) -> float:

@@ -7,15 +7,15 @@ log = logging.getLogger('lamplighter.node')
 class Broken(Exception):
  def __init__(f, reason, detail):
   super().__init__(detail);f.reason, f.detail = (reason, detail)
-def judge(text, bg='engine_crashed'):
- return next((reason for reason, bC in SIGNS if re.search(bC, text)), bg)
+def judge(text, bf='engine_crashed'):
+ return next((reason for reason, bB in SIGNS if re.search(bB, text)), bf)
 def last_lines(text, ai=3):
  Y = [ag.strip() for ag in text.splitlines() if ag.strip()];return ' | '.join(Y[-ai:])[-600:] or 'no output'
 def boottime():
  return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
 def write(path, q, mode=384):
- path.parent.mkdir(parents=True, exist_ok=True);aJ = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bh = os.open(aJ, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
- with os.fdopen(bh, 'w') as u:
+ path.parent.mkdir(parents=True, exist_ok=True);aJ = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bg = os.open(aJ, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+ with os.fdopen(bg, 'w') as u:
   u.write(q)
  aJ.replace(path)
 def tail(path, Z):
@@ -40,21 +40,21 @@ class Settings:
   if h.get('version') != VERSION:
    raise ValueError(f"node.json has version {h.get('version')!r}, this agent knows {VERSION}")
   return am(**{name: h[name] for name in am.__dataclass_fields__ if name in h})
- def path(f, bm):
-  return Path(f.testing.get('root', '/')) / bm.lstrip('/')
- def url(f, o, bn):
-  return str(f.testing.get(f'{o}_url', bn)).rstrip('/')
-def x25519(bi, bj=9 .to_bytes(32, 'little')):
- p = 2 ** 255 - 19;k = int.from_bytes(bi, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bj, 'little') & (1 << 255) - 1) % p;L, M, U, V, ar = (1, 0, aK, 1, 0)
+ def path(f, bl):
+  return Path(f.testing.get('root', '/')) / bl.lstrip('/')
+ def url(f, o, bm):
+  return str(f.testing.get(f'{o}_url', bm)).rstrip('/')
+def x25519(bh, bi=9 .to_bytes(32, 'little')):
+ p = 2 ** 255 - 19;k = int.from_bytes(bh, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bi, 'little') & (1 << 255) - 1) % p;K, L, T, U, aq = (1, 0, aK, 1, 0)
  for t in range(254, -1, -1):
   aO = k >> t & 1
-  if ar ^ aO:
-   L, U, M, V = (U, L, V, M)
-  ar = aO;a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p);aX, aY, aG, aZ = (d * a % p, c * b % p, a * a % p, b * b % p);U, V, L, e = (pow(aX + aY, 2, p), aK * pow(aX - aY, 2, p) % p, aG * aZ % p, (aG - aZ) % p)
-  M = e * (aG + 121665 * e) % p
- if ar:
-  L, M = (U, V)
- return (L * pow(M, p - 2, p) % p).to_bytes(32, 'little')
+  if aq ^ aO:
+   K, T, L, U = (T, K, U, L)
+  aq = aO;a, b, c, d = ((K + L) % p, (K - L) % p, (T + U) % p, (T - U) % p);aW, aX, aG, aY = (d * a % p, c * b % p, a * a % p, b * b % p);T, U, K, e = (pow(aW + aX, 2, p), aK * pow(aW - aX, 2, p) % p, aG * aY % p, (aG - aY) % p)
+  L = e * (aG + 121665 * e) % p
+ if aq:
+  K, L = (T, U)
+ return (K * pow(L, p - 2, p) % p).to_bytes(32, 'little')
 def pem(aL, q):
  text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aL}-----\n{Y}\n-----END {aL}-----\n'
 def unpem(text):
@@ -68,13 +68,13 @@ def own_key(path):
  return pem('NEBULA X25519 PUBLIC KEY', x25519(unpem(path.read_text())))
 METADATA = 'http://169.254.169.254'
 def fetch(D, url, A, m=b'', timeout=5.0):
- s = urlsplit(url);au = http.client.HTTPSConnection if s.scheme == 'https' else http.client.HTTPConnection;av = au(s.hostname or '', s.port, timeout=timeout)
+ s = urlsplit(url);ar = http.client.HTTPSConnection if s.scheme == 'https' else http.client.HTTPConnection;au = ar(s.hostname or '', s.port, timeout=timeout)
  try:
-  av.request(D, s.path or '/', m or None, dict(A));N = av.getresponse();return (N.status, N.read(4 * BODY_LIMIT))
+  au.request(D, s.path or '/', m or None, dict(A));M = au.getresponse();return (M.status, M.read(4 * BODY_LIMIT))
  except http.client.HTTPException as n:
   raise OSError(f'{s.hostname}: {n!r}') from n
  finally:
-  av.close()
+  au.close()
 class Metadata:
  def __init__(f, z):
   f._base = z;f._token, f._token_until = ('', 0.0);f._credentials = (0.0, {})
@@ -92,27 +92,27 @@ class Metadata:
   return m.decode()
  def credentials(f):
   if time.monotonic() > f._credentials[0]:
-   ba = (f.get('iam/security-credentials/') or '').split('\n')[0];l = json.loads((f.get(f'iam/security-credentials/{ba}') if ba else None) or '{}')
+   aZ = (f.get('iam/security-credentials/') or '').split('\n')[0];l = json.loads((f.get(f'iam/security-credentials/{aZ}') if aZ else None) or '{}')
    if 'AccessKeyId' not in l:
     raise OSError('the instance has no role')
    f._credentials = (time.monotonic() + 120, l)
   return f._credentials[1]
 def sign(D, url, A, m, E, region, o, y):
- s = urlsplit(url);aw = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': aw}
+ s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();Q = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
  if E.get('Token'):
-  R['x-amz-security-token'] = E['Token']
+  Q['x-amz-security-token'] = E['Token']
  if o == 's3':
-  R['x-amz-content-sha256'] = aM
- aj = ';'.join(sorted(R));Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)));bk = '\n'.join((D, s.path or '/', '', Y, aj, aM));ax = f'{aw[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + E['SecretAccessKey'].encode()
- for ay in ax.split('/'):
-  key = hmac.new(key, ay.encode(), hashlib.sha256).digest()
- text = f'AWS4-HMAC-SHA256\n{aw}\n{ax}\n{hashlib.sha256(bk.encode()).hexdigest()}';bl = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={E['AccessKeyId']}/{ax}, SignedHeaders={aj}, Signature={bl}"
- return R | {'authorization': B}
+  Q['x-amz-content-sha256'] = aM
+ aj = ';'.join(sorted(Q));Y = ''.join((f'{name}:{Q[name]}\n' for name in sorted(Q)));bj = '\n'.join((D, s.path or '/', '', Y, aj, aM));aw = f'{av[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + E['SecretAccessKey'].encode()
+ for ax in aw.split('/'):
+  key = hmac.new(key, ax.encode(), hashlib.sha256).digest()
+ text = f'AWS4-HMAC-SHA256\n{av}\n{aw}\n{hashlib.sha256(bj.encode()).hexdigest()}';bk = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={E['AccessKeyId']}/{aw}, SignedHeaders={aj}, Signature={bk}"
+ return Q | {'authorization': B}
 class Aws:
  def __init__(f, g, al):
   f._settings, f._metadata = (g, al);f._suffix = 'amazonaws.com' + ('.cn' if g.region.startswith('cn-') else '')
- def send(f, F, timeout=5.0):
-  s = urlsplit(f._settings.nodes_queue_url);z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}');O = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(F)};f._query('sqs', f'{z}{s.path}', O, timeout)
+ def send(f, V, timeout=5.0):
+  s = urlsplit(f._settings.nodes_queue_url);z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}');N = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(V)};f._query('sqs', f'{z}{s.path}', N, timeout)
  def get(f, key):
   status, m = f._call('GET', f._object(key), {}, b'', 's3')
   if status in (403, 404):
@@ -121,13 +121,13 @@ class Aws:
    raise OSError(f's3 answers {status}')
   return m
  def put(f, key, m, timeout=5.0):
-  status, N = f._call('PUT', f._object(key), {'content-type': 'text/plain; charset=utf-8'}, m, 's3', timeout)
+  status, M = f._call('PUT', f._object(key), {'content-type': 'text/plain; charset=utf-8'}, m, 's3', timeout)
   if status != 200:
-   raise OSError(f's3 answers {status}: {N[:200]!r}')
+   raise OSError(f's3 answers {status}: {M[:200]!r}')
  def terminate(f, ac):
-  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bo = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bo | O)
+  N = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bn = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bn | N)
  def attach(f, an, ac):
-  O = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), O)
+  N = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), N)
  def secret(f, name):
   l = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(l['SecretString'])
  def registry_password(f):
@@ -139,27 +139,27 @@ class Aws:
   bucket = f._settings.bucket;z = f._settings.url('s3', '');z = f'{z}/{bucket}' if z else f'https://{bucket}.s3.{f._settings.region}.{f._suffix}';return f"{z}/{quote(key, safe='/-_.~')}"
  def _call(f, D, url, A, m, o, timeout=5.0):
   E = f._metadata.credentials();return fetch(D, url, sign(D, url, A, m, E, f._settings.region, o, time.time()), m, timeout)
- def _query(f, o, url, O, timeout=5.0):
-  f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(O), timeout)
- def _json(f, o, url, target, bp):
-  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bp)))
+ def _query(f, o, url, N, timeout=5.0):
+  f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(N), timeout)
+ def _json(f, o, url, target, bo):
+  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bo)))
  def _post(f, o, url, A, m, timeout=5.0):
-  status, N = f._call('POST', url, A, m.encode(), o, timeout)
+  status, M = f._call('POST', url, A, m.encode(), o, timeout)
   if status != 200:
-   raise OSError(f'{o} answers {status}: {N[:400]!r}')
-  return N
+   raise OSError(f'{o} answers {status}: {M[:400]!r}')
+  return M
 class Deadman:
- def __init__(f, path, g, *, clock=boottime, bq=time.time, boot_id=''):
-  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bq, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
+ def __init__(f, path, g, *, clock=boottime, bp=time.time, boot_id=''):
+  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bp, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
  def _restore(f):
-  P = f._clock()
+  O = f._clock()
   try:
-   C = json.loads(f._path.read_text());bc = 0.0 if C['boot'] == f._boot_id else P - C['clock'] - max(0.0, f._wall() - C['wall']);f.born = min(P, C['born'] + bc);f._until = None if C['until'] is None else min(P + f.lease, C['until'] + bc)
+   C = json.loads(f._path.read_text());ba = 0.0 if C['boot'] == f._boot_id else O - C['clock'] - max(0.0, f._wall() - C['wall']);f.born = min(O, C['born'] + ba);f._until = None if C['until'] is None else min(O + f.lease, C['until'] + ba)
    f.ending = C['ending']
   except FileNotFoundError:
    return
   except (OSError, ValueError, KeyError, TypeError) as n:
-   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._until = P + f.lease
+   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._until = O + f.lease
  def _save(f):
   C = {'boot': f._boot_id, 'born': f.born, 'until': f._until, 'ending': f.ending}
   try:
@@ -168,19 +168,21 @@ class Deadman:
    log.warning("the dead-man's file cannot be written: %s", n)
  def renew(f, v):
   with f._lock:
-   bd = max(0.0, min(v, f.lease));f._until = f._clock() + bd;f._save();return bd
+   bc = max(0.0, min(v, f.lease));f._until = f._clock() + bc;f._save();return bc
  def end(f, reason):
+  f.ending = f.ending or reason
+ def keep(f):
   with f._lock:
-   f.ending = f.ending or reason;f._save()
+   f._save()
  def remaining(f):
-  br = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, br - f._clock())
+  bq = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, bq - f._clock())
  def due(f):
-  P = f._clock()
+  O = f._clock()
   if f.ending:
    return f.ending
   if f._until is None:
-   return 'boot_deadline' if P >= f.born + f.boot_deadline else None
-  return 'lease' if P >= f._until + f.drain else None
+   return 'boot_deadline' if O >= f.born + f.boot_deadline else None
+  return 'lease' if O >= f._until + f.drain else None
 STAGES = ('boot', 'mesh', 'pull', 'load')
 @dataclass
 class Stage:
@@ -204,21 +206,21 @@ class Stages:
   E = ('name', 'started_at', 'ended_at', 'progress', 'detail')
   with f._lock:
    return [{key: getattr(x, key) for key in E} for x in f._all.values() if x.started_at]
- def _change(f, name, **bs):
-  az = []
+ def _change(f, name, **br):
+  ay = []
   with f._lock:
-   for key, B in bs.items():
+   for key, B in br.items():
     setattr(f._all[name], key, B)
    for i in f._all.values():
     if i.wanted and i.started_at is None:
-     i.started_at = time.time();az.append((i, 'begin'))
+     i.started_at = time.time();ay.append((i, 'begin'))
     if i.finished and i.ended_at is None:
-     i.ended_at = time.time();az.append((i, 'end'))
+     i.ended_at = time.time();ay.append((i, 'end'))
     if i.ended_at is None:
      break
    with contextlib.suppress(OSError):
     write(f._path, json.dumps([vars(x) for x in f._all.values()]))
-  for i, state in az:
+  for i, state in ay:
    f._tell(i, state)
 NEBULA_FILES = ('config.yml', 'ca.crt', 'node.crt')
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ class Assignment:
   try:
    if h['version'] != VERSION or h['instance'] != ac:
     raise ValueError(f"it is of version {h['version']!r} for {h['instance']!r}")
-   K = h['engine'];bA = {name: K[name] for name in Engine.__dataclass_fields__ if name in K};engine = Engine(**bA | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
+   J = h['engine'];bz = {name: J[name] for name in Engine.__dataclass_fields__ if name in J};engine = Engine(**bz | {name: tuple(map(str, J.get(name, ()))) for name in ('arguments', 'prepare')})
    if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith('-'):
     raise ValueError('its port or image is impossible')
    if '\n' in ''.join((f'{name}{B}' for name, B in engine.environment.items())) + engine.key or len(h['agent_token']) < 16:
@@ -242,27 +244,27 @@ class Assignment:
    token, secret = (str(h['agent_token']), h.get('hub_token_secret'));return am(str(h['replica']), str(h['model']), overlay, nebula, token, engine, secret, limits)
   except (KeyError, TypeError, AttributeError) as n:
    raise ValueError(repr(n)) from n
-def nebula_files(I):
- if not isinstance(I, dict) or not I or (not set(I) <= set(NEBULA_FILES)):
+def nebula_files(H):
+ if not isinstance(H, dict) or not H or (not set(H) <= set(NEBULA_FILES)):
   raise ValueError(f'files of Nebula are {NEBULA_FILES}')
- if not all((isinstance(text, str) and 0 < len(text) < BODY_LIMIT for text in I.values())):
+ if not all((isinstance(text, str) and 0 < len(text) < BODY_LIMIT for text in H.values())):
   raise ValueError('a file of Nebula is a text')
- return I
+ return H
 class Docker:
  name = 'lamplighter-engine'
- def __init__(f, g, T, aA=3.0):
-  f._settings, f._aws, f._pause = (g, T, aA)
+ def __init__(f, g, S, az=3.0):
+  f._settings, f._aws, f._pause = (g, S, az)
  def ready(f):
   return f._settings.path('/run/lamplighter/runtime.ready').exists()
  def pull(f, image, ad):
   if run(('docker', 'image', 'inspect', image), 30).returncode == 0:
    return
   aP = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image);text = ''
-  for aB in range(3):
-   time.sleep(aB * f._pause)
+  for aA in range(3):
+   time.sleep(aA * f._pause)
    if aP:
     try:
-     bD = f'docker login --username AWS --password-stdin {aP[1]}';run(bD.split(), 30, f._aws.registry_password())
+     bC = f'docker login --username AWS --password-stdin {aP[1]}';run(bC.split(), 30, f._aws.registry_password())
     except OSError as n:
      log.warning('no password for the registry: %s', n)
    j, text = f._pull(image, ad)
@@ -272,7 +274,7 @@ class Docker:
     raise Broken('bad_image', last_lines(text, 1))
   raise Broken(judge(text, 'download_failed'), last_lines(text, 1))
  def _pull(f, image, ad):
-  bt = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};W = {};text = ''
+  bs = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};W = {};text = ''
   try:
    ah = subprocess.Popen(('docker', 'pull', image), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   except OSError as n:
@@ -281,12 +283,12 @@ class Docker:
    for ag in ah.stdout or ():
     text = (text + ag)[-4000:]
     if (l := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
-     W[l[1]] = max(W.get(l[1], 0.0), bt.get(l[2], 0.0));j = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {j} of {len(W)} layers')
+     W[l[1]] = max(W.get(l[1], 0.0), bs.get(l[2], 0.0));j = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {j} of {len(W)} layers')
   return (ah.returncode == 0, text)
- def start(f, Q, host, environment, weights):
-  engine = Q.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
-  bu = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
-  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bu.split(), *an, engine.image, *engine.arguments);j = run(r, 120);u.unlink(missing_ok=True)
+ def start(f, P, host, environment, weights):
+  engine = P.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
+  bt = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
+  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bt.split(), *an, engine.image, *engine.arguments);j = run(r, 120);u.unlink(missing_ok=True)
   if j.returncode != 0:
    raise Broken(judge(j.stdout, 'engine_missing'), last_lines(j.stdout, 1))
  def state(f):
@@ -303,18 +305,18 @@ class Docker:
 class Nebula:
  def __init__(f, g):
   f._fingerprint = None;f._folder = g.path('/etc/nebula');f._pid = g.path('/run/lamplighter/nebula.pid');f._log = g.path('/var/log/lamplighter/nebula.log')
- def install(f, I):
-  for name, text in I.items():
+ def install(f, H):
+  for name, text in H.items():
    write(f._folder / name, text)
   f._fingerprint = None
-  if (J := f._running()):
-   os.kill(J, signal.SIGHUP)
+  if (I := f._running()):
+   os.kill(I, signal.SIGHUP)
  def installed(f):
   return shutil.which('nebula') is not None
  def start(f):
   f._log.parent.mkdir(parents=True, exist_ok=True)
-  with f._log.open('ab') as be:
-   r = ('nebula', '-config', str(f._folder / 'config.yml'));ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=be, stderr=be, start_new_session=True)
+  with f._log.open('ab') as bd:
+   r = ('nebula', '-config', str(f._folder / 'config.yml'));ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=bd, stderr=bd, start_new_session=True)
   write(f._pid, str(ah.pid))
  def alive(f):
   return f._running() > 0
@@ -324,21 +326,21 @@ class Nebula:
   return f._fingerprint
  def _running(f):
   try:
-   J = int(f._pid.read_text())
-   if b'nebula' not in Path(f'/proc/{J}/cmdline').read_bytes():
-    return _reaped(J)
+   I = int(f._pid.read_text())
+   if b'nebula' not in Path(f'/proc/{I}/cmdline').read_bytes():
+    return _reaped(I)
   except (OSError, ValueError):
    return 0
-  return J
-def _reaped(J):
- os.waitpid(J, os.WNOHANG);return 0
+  return I
+def _reaped(I):
+ os.waitpid(I, os.WNOHANG);return 0
 QUIET = 4
 @dataclass
 class EngineState:
  state: str = 'waiting';detail: str | None = None;exit: int | None = None
 class Launch:
- def __init__(f, g, Q, ab, T, bv, host, bw, aA):
-  f._settings, f._assignment, f._engine = (g, Q, Q.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bv, host, bw, aA);f._weights = g.path('/var/lib/lamplighter/models')
+ def __init__(f, g, P, ab, S, bu, host, bv, az):
+  f._settings, f._assignment, f._engine = (g, P, P.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, S, bu, host, bv, az);f._weights = g.path('/var/lib/lamplighter/models')
   wanted = (f._engine.image, f._engine.arguments, f._engine.prepare);f._complete = f._weights / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
  def pull(f):
   while not f._docker.ready():
@@ -352,24 +354,24 @@ class Launch:
   f._show('starting');f._await()
   with contextlib.suppress(OSError):
    write(f._complete, '', 420)
-  f._stages.end('pull');f._stages.end('load');f._show('ready');state, G = f._docker.state()
+  f._stages.end('pull');f._stages.end('load');f._show('ready');state, F = f._docker.state()
   while state not in ('exited', 'absent'):
-   f._pause(2);state, G = f._docker.state()
-  f._show('exited', last_lines(f._docker.logs()), G)
+   f._pause(2);state, F = f._docker.state()
+  f._show('exited', last_lines(f._docker.logs()), F)
  def _environment(f):
-  aC = {'key': f._engine.key}
+  aB = {'key': f._engine.key}
   if (name := f._assignment.hub_token_secret) and 'hub_token' in f._engine.secrets.values():
    try:
-    aC['hub_token'] = f._aws.secret(name).strip()
+    aB['hub_token'] = f._aws.secret(name).strip()
    except (OSError, KeyError, ValueError) as n:
     log.warning('no token for the hub: %s', n)
-  bx = {name: aC[H] for name, H in f._engine.secrets.items() if aC.get(H)};return {**f._engine.environment, **bx}
+  bw = {name: aB[G] for name, G in f._engine.secrets.items() if aB.get(G)};return {**f._engine.environment, **bw}
  def _await(f):
   ap = QUIET if f._complete.exists() else None;X = None
   while True:
-   f._check();bf = downloading(f._weights)
-   if bf is not None:
-    ap = 0;f._stages.update('pull', None, f'weights: {bf / 1000000000.0:.1f} GB')
+   f._check();be = downloading(f._weights)
+   if be is not None:
+    ap = 0;f._stages.update('pull', None, f'weights: {be / 1000000000.0:.1f} GB')
    elif ap is not None:
     ap += 1
     if ap > QUIET:
@@ -384,9 +386,9 @@ class Launch:
     raise Broken(judge(X[0].stdout, 'download_failed'), last_lines(X[0].stdout))
    f._pause(0.5)
  def _check(f):
-  state, G = f._docker.state()
+  state, F = f._docker.state()
   if state in ('exited', 'absent'):
-   text = f._docker.logs();f._show('exited', last_lines(text), G);reason = 'out_of_memory' if G == 137 else judge(text);raise Broken(reason, f'the engine ended with status {G}: {last_lines(text)}')
+   text = f._docker.logs();f._show('exited', last_lines(text), F);reason = 'out_of_memory' if F == 137 else judge(text);raise Broken(reason, f'the engine ended with status {F}: {last_lines(text)}')
  def _prepare(f):
   j = []
   def work():
@@ -397,16 +399,16 @@ class Launch:
    return fetch('GET', f'http://{f._host}:{f._engine.port}{f._engine.health}', {}, timeout=2)[0] == 200
   except OSError:
    return False
- def _show(f, state, detail=None, G=None):
-  f._shown.state, f._shown.detail, f._shown.exit = (state, detail, G)
-def downloading(S):
- aR, aD = (0.0, False)
- for by, _, aj in os.walk(S):
+ def _show(f, state, detail=None, F=None):
+  f._shown.state, f._shown.detail, f._shown.exit = (state, detail, F)
+def downloading(R):
+ aR, aC = (0.0, False)
+ for bx, _, aj in os.walk(R):
   for name in aj:
-   aD = aD or name.endswith(('.incomplete', '.downloadInProgress')) or '-partial' in name
+   aC = aC or name.endswith(('.incomplete', '.downloadInProgress')) or '-partial' in name
    with contextlib.suppress(OSError):
-    aR += (Path(by) / name).lstat().st_blocks * 512
- return aR if aD else None
+    aR += (Path(bx) / name).lstat().st_blocks * 512
+ return aR if aC else None
 LOGS = ('bootstrap', 'engine', 'nebula', 'agent');_OK: dict[str, Any] = {'ok': True}
 class Server(http.server.ThreadingHTTPServer):
  daemon_threads = True;request_queue_size = 16
@@ -447,30 +449,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
   f.wfile.write(text.encode(errors='replace'))
   if status == 202:
    f.server.agent.ask_end('asked')
- def _route(f, H, aS):
+ def _route(f, G, aS):
   w = f.server.agent
-  if H == 'GET /status':
+  if G == 'GET /status':
    return (200, w.status())
-  if H == 'GET /logs':
+  if G == 'GET /logs':
    name, ai = (aS['name'][0], int(aS.get('bytes', ['65536'])[0]))
    if name not in LOGS or ai < 1:
     raise ValueError(f'name is one of {LOGS}')
    return (200, w.log(name, min(ai, BODY_LIMIT)))
-  if H == 'POST /lease':
+  if G == 'POST /lease':
    v = f._body()['seconds']
    if type(v) not in (int, float) or not 0 < v < 1000000.0:
     raise ValueError('seconds is a number above 0')
    if w.deadman.ending:
     return (409, {'error': f'ending: {w.deadman.ending}'})
    return (200, {'remaining': w.deadman.renew(v)})
-  if H == 'POST /nebula':
+  if G == 'POST /nebula':
    w.nebula.install(nebula_files(f._body()['files']));return (200, {'fingerprint': w.nebula.fingerprint()})
-  if H == 'POST /end':
+  if G == 'POST /end':
    log.warning('asked to end: %.200r', f._body().get('reason'));return (202, _OK)
   return (404, {'error': 'not found'})
  def _allowed(f):
-  w = f.server.agent;K = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
-  if not hmac.compare_digest(K, f'Bearer {w.token}'.encode()):
+  w = f.server.agent;J = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
+  if not hmac.compare_digest(J, f'Bearer {w.token}'.encode()):
    return False
   w.met();return True
  def _body(f):
@@ -481,7 +483,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   if not isinstance(m, dict):
    raise TypeError('the body is not an object')
   return m
- def log_message(f, format, *bI):
+ def log_message(f, format, *bH):
   pass
 SPOT_MARGIN = 20.0;FAREWELL, TERMINATE = (10.0, 15.0)
 class Agent:
@@ -500,9 +502,8 @@ class Agent:
  def stop(f):
   f._stopped.set();f._wake.set()
  def end(f, reason):
-  log.warning('the node ends: %s', reason);f.deadman.end(reason);f._limited(FAREWELL, lambda: f._farewell(reason));aU = f.settings.mode == 'node' and f._limited(TERMINATE, f._terminate)
-  r = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now');aq = run(r, 5) if r else None;log.warning('told AWS: %s; shutdown: %s', aU, aq and aq.returncode);f._stopped.set()
-  return 0 if aU or (aq and aq.returncode == 0) else 1
+  f.deadman.end(reason);f._limited(FAREWELL, lambda: f._farewell(reason));aD = f.settings.mode == 'node' and f._limited(TERMINATE, f._terminate);r = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now')
+  aD = bool(r) and run(r, 5).returncode == 0 or aD;f._stopped.set();return 0 if aD else 1
  def _limited(f, v, work):
   j = threading.Event()
   def whole():
@@ -513,22 +514,24 @@ class Agent:
    return False
   return j.wait(v)
  def _farewell(f, reason):
-  detail = f.failure['detail'] if f.failure else None;F = f._message('end', reason=reason, detail=detail, failure=f.failure)
+  log.warning('the node ends: %s', reason);f.deadman.keep();detail = f.failure['detail'] if f.failure else None
   with contextlib.suppress(OSError, ValueError, KeyError):
-   f.aws.send(F, timeout=3)
+   f._identify();f.aws.send(f._message('end', reason=reason, detail=detail, failure=f.failure), timeout=3)
    for name in LOGS:
     if (text := f.log(name, LOG_LIMIT)):
      f.aws.put(f'nodes/{f.sender}/logs/{name}.log', text.encode(), timeout=3)
  def _terminate(f):
   while True:
    try:
-    return f.aws.terminate(f.instance)
+    f._identify();return f.aws.terminate(f.instance)
    except (OSError, ValueError, KeyError) as n:
     log.warning('AWS does not end this instance: %s', n)
    time.sleep(1)
  @property
  def sender(f):
   return f'{f.settings.node_role_id}:{f.instance}'
+ def _identify(f):
+  f.instance = f.instance or f.metadata.get('instance-id') or ''
  @property
  def host(f):
   assert f.assignment is not None;return str(f.settings.testing.get('agent_host', f.assignment.overlay))
@@ -536,7 +539,7 @@ class Agent:
   f.stages.begin('boot')
   while not f.instance:
    try:
-    f.instance = f.metadata.get('instance-id') or ''
+    f._identify()
    except OSError as n:
     log.warning('who am I? %s', n);f._pause(1)
   if f.settings.mode == 'bake':
@@ -545,16 +548,16 @@ class Agent:
   for work in (f._run_engine, f._run_mesh, f._serve):
    f._spawn(work)
  def _read_assignment(f):
-  aV = f.settings.path('/run/lamplighter/assignment.json')
+  aU = f.settings.path('/run/lamplighter/assignment.json')
   with contextlib.suppress(OSError, ValueError):
-   f.assignment = Assignment.parse(json.loads(aV.read_text()), f.instance)
-  aW = -15.0
+   f.assignment = Assignment.parse(json.loads(aU.read_text()), f.instance)
+  aV = -15.0
   while f.assignment is None:
-   if time.monotonic() - aW >= 15:
-    f._post(f._message('hello', public_key=f.public_key));aW = time.monotonic()
+   if time.monotonic() - aV >= 15:
+    f._post(f._message('hello', public_key=f.public_key));aV = time.monotonic()
    try:
     if (l := f.aws.get(f'nodes/{f.sender}/assignment.json')):
-     Q = Assignment.parse(json.loads(l), f.instance);f.nebula.install(Q.nebula);write(aV, l.decode());f.assignment = Q;break
+     P = Assignment.parse(json.loads(l), f.instance);f.nebula.install(P.nebula);write(aU, l.decode());f.assignment = P;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
    f._pause(1)
@@ -581,7 +584,9 @@ class Agent:
  def _serve(f):
   f._await_overlay()
   with Server((f.host, f.settings.agent_port), f) as server:
-   log.info('listening on %s:%s', f.host, server.server_port);server.serve_forever(0.2)
+   server.timeout = 0.2
+   while not f._stopped.is_set():
+    server.handle_request()
  def met(f):
   f.stages.end('mesh')
  @property
@@ -598,9 +603,9 @@ class Agent:
      f.notice = {'kind': 'rebalance', 'at': None, 'detail': text[:200]}
    f._pause(2)
  def _follow_steps(f):
-  S = f.settings.path('/run/lamplighter/steps');S.mkdir(parents=True, exist_ok=True)
+  R = f.settings.path('/run/lamplighter/steps');R.mkdir(parents=True, exist_ok=True)
   while True:
-   for path in sorted(S.glob('*.json')):
+   for path in sorted(R.glob('*.json')):
     with contextlib.suppress(ValueError, TypeError, KeyError):
      f.step(**json.loads(path.read_text()))
     path.unlink()
@@ -635,59 +640,62 @@ class Agent:
     return
    f._told = time.monotonic()
   f._post(f._message('stage', name=i.name, state=state, progress=i.progress, detail=i.detail))
- def _message(f, au, **q):
-  return {'version': VERSION, 'kind': au, 'instance': f.instance, 'at': time.time(), **q}
- def _post(f, F):
+ def _message(f, ar, **q):
+  return {'version': VERSION, 'kind': ar, 'instance': f.instance, 'at': time.time(), **q}
+ def _post(f, V):
   with contextlib.suppress(queue.Full):
-   f._outbox.put_nowait(F)
+   f._outbox.put_nowait(V)
  def _send(f):
   while True:
-   F = f._outbox.get()
+   V = f._outbox.get()
    while not f.instance:
     f._pause(0.2)
-   for aB in range(10):
+   for aA in range(10):
     try:
-     f.aws.send(F | {'instance': f.instance});break
+     f.aws.send(V | {'instance': f.instance});break
     except OSError as n:
-     log.warning('not sent (%s): %s', F['kind'], n);f._pause(min(10, 0.5 * 2 ** aB))
+     log.warning('not sent (%s): %s', V['kind'], n);f._pause(min(10, 0.5 * 2 ** aA))
  def _pause(f, v):
   if f._stopped.wait(v):
    raise SystemExit
  def _spawn(f, work):
   def keep():
    aH = 0.5
-   while True:
+   while not f._stopped.wait(aH - 0.5):
     try:
-     work()
-    except Broken as bF:
-     f.fail(bF.reason, bF.detail)
+     return work()
+    except SystemExit:
+     return None
+    except Broken as bE:
+     return f.fail(bE.reason, bE.detail)
     except Exception:
-     log.exception('a thread broke and is started again');aH = min(30, 2 * aH);f._pause(aH);continue
-    break
+     log.exception('a thread broke and is started again')
+    aH = min(30, 2 * aH)
+   return None
   if work.__name__ not in f._threads:
    f._threads.add(work.__name__);threading.Thread(target=keep, daemon=True).start()
 def watchdog():
  ak = os.environ.get('NOTIFY_SOCKET')
  if ak:
-  with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bB:
-   bB.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
+  with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bA:
+   bA.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
 CONFIG = Path('/etc/lamplighter/node.json')
 def main(aN=None):
- K = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));T = Aws(g, al)
+ J = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));S = Aws(g, al)
  try:
-  match K:
+  match J:
    case ['run']:
     return _agent(g)
-   case ['step', name, 'begin' | 'end' | 'fail' as state, *bE] if len(bE) <= 2:
-    report(g, name, state, *bE)
+   case ['step', name, 'begin' | 'end' | 'fail' as state, *bD] if len(bD) <= 2:
+    report(g, name, state, *bD)
    case ['get', name]:
-    for ay in name.split('.'):
-     h = h.get(ay) if isinstance(h, dict) else None
+    for ax in name.split('.'):
+     h = h.get(ax) if isinstance(h, dict) else None
     sys.stdout.write(f"{('' if h is None else h)}\n")
    case ['attach', an]:
-    T.attach(an, al.get('instance-id') or '')
+    S.attach(an, al.get('instance-id') or '')
    case ['bake']:
-    bake(g, Docker(g, T))
+    bake(g, Docker(g, S))
    case _:
     sys.stderr.write('usage: agent.py run, step NAME begin/end/fail [DETAIL [REASON]], get NAME, attach VOLUME, or bake\n');return 2
  except (OSError, Broken) as n:
@@ -697,13 +705,13 @@ def _agent(g):
  u = g.path('/var/log/lamplighter/agent.log');u.parent.mkdir(parents=True, exist_ok=True);logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s', filename=u);return Agent(g).run()
 def report(g, name, state, detail='', reason=''):
  step = {'name': name, 'state': state, 'at': time.time(), 'detail': detail[-600:], 'reason': reason};write(g.path(f'/run/lamplighter/steps/{time.time_ns():020}.json'), json.dumps(step))
-def _silent(bG, bH):
+def _silent(bF, bG):
  pass
 def bake(g, ab):
  for image in g.bake.get('images', ()):
   report(g, f'image {image}', 'begin');ab.pull(image, _silent);report(g, f'image {image}', 'end')
- for image, bz, *arguments in g.bake.get('weights', ()):
-  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');S = g.path('/var/lib/lamplighter/models');j = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', bz, image, *arguments), 7200)
+ for image, by, *arguments in g.bake.get('weights', ()):
+  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');R = g.path('/var/lib/lamplighter/models');j = run(('docker', 'run', '--rm', '--volume', f'{R}:/models', '--entrypoint', by, image, *arguments), 7200)
   if j.returncode != 0:
    raise Broken(judge(j.stdout, 'download_failed'), last_lines(j.stdout))
   report(g, name, 'end')
