@@ -31,7 +31,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write an authority's encrypted key and its certificate into one file, for a password manager or a safe."""
-    from lamplighter.mesh.administration import exported, remove_key, unlock
+    from lamplighter.mesh.administration import unlock
+    from lamplighter.mesh.custody import exported, remove_key
     from lamplighter.mesh.issuing import active
 
     desk = Desk.at(context, named)
@@ -79,7 +80,7 @@ def import_(
 ) -> None:
     """Bring an authority's key back to this machine. It is kept encrypted. Importing what is here is no error."""
     from lamplighter.mesh import keys
-    from lamplighter.mesh.administration import import_authority, imported_role
+    from lamplighter.mesh.custody import import_authority, imported_role
 
     desk = Desk.at(context, named)
     text = read_input(file)

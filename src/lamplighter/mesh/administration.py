@@ -1,4 +1,4 @@
-"""What a person does with the authorities: make them, sign, renew, revoke, take the keys offline and back.
+"""What a person does with the authorities: make them, sign, renew, revoke, rotate.
 
 Each operation is one change of the index and can be repeated. Nobody is asked anything here: passphrases and answers come from the caller.
 Not responsible for the order of a rotation (`rotation`) nor for this machine's Nebula (`publishing`).
@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.mesh import keys, publishing, rotation
-from lamplighter.mesh.authority import AUTHORITY_NAMES, read_key
-from lamplighter.mesh.certificates import Certificate, parse_bundle, public_bytes, self_signed
+from lamplighter.mesh.authority import AUTHORITY_NAMES
+from lamplighter.mesh.certificates import Certificate, public_bytes, self_signed
 from lamplighter.mesh.errors import BadCertificate, MeshError
 from lamplighter.mesh.issuing import (
     BACKDATE,
@@ -50,12 +50,7 @@ def new_authority(
     life: float | None = None,
 ) -> AuthorityRecord:
     """Make an authority, its encrypted key on disk, and add it to the index. Raises MeshError."""
-    if len(passphrase) < MIN_PASSPHRASE:
-        raise MeshError(
-            f"the passphrase of the {role} authority is shorter than {MIN_PASSPHRASE} characters",
-            code="weak_passphrase",
-            next_step="Use several words, or let a password manager make one: whoever has the file can try as often as they like.",
-        )
+    check_passphrase(passphrase, role)
     key = keys.new_authority_key()
     certificate = self_signed(
         Certificate(
@@ -73,6 +68,16 @@ def new_authority(
     folder.write(folder.key_file(role, record.fingerprint), keys.encrypt(key, passphrase))
     index.authorities[record.fingerprint] = record
     return record
+
+
+def check_passphrase(passphrase: str, role: Role) -> None:
+    """Refuse one that is too short to protect a file. Raises MeshError."""
+    if len(passphrase) < MIN_PASSPHRASE:
+        raise MeshError(
+            f"the passphrase of the {role} authority is shorter than {MIN_PASSPHRASE} characters",
+            code="weak_passphrase",
+            next_step="Use several words, or let a password manager make one: whoever has the file can try as often as they like.",
+        )
 
 
 def make_authority(
@@ -135,9 +140,9 @@ def sign(folder: MeshFolder, config: MeshConfig, request: SignRequest, key: Ed25
         )
         record = issue_into(index, config, wanted, key, now)
         rotation.confirm_first(index, record.name, now)
-        if private is not None:
+        if private is not None:  # before the index: a certificate whose key was lost in a crash would hold name and address
             folder.write(where / publishing.KEY, private)
-        _write_node(folder, index, record)
+    refresh(folder, now, make=[record.name])
     return record
 
 
@@ -145,24 +150,21 @@ def renew(
     folder: MeshFolder, config: MeshConfig, names: Sequence[str], role_keys: dict[Role, Ed25519PrivateKey], now: float
 ) -> list[Record]:
     """New certificates for the same keys, addresses and groups; in one change, all or none. Raises MeshError."""
-    renewed = []
     with folder.change() as index:
-        for name in names:
-            record = renew_into(index, config, current(index, name, now), role_keys, now)
-            _write_node(folder, index, record)
-            renewed.append(record)
+        renewed = [renew_into(index, config, current(index, name, now), role_keys, now) for name in names]
+    refresh(folder, now, make=[record.name for record in renewed if record.kind != "gpu"])
     return renewed
 
 
 def renew_into(index: Index, config: MeshConfig, old: Record, role_keys: dict[Role, Ed25519PrivateKey], now: float) -> Record:
-    """Sign the same again, for as long as it was valid the last time. Raises MeshError."""
+    """Sign the same again, for as long as was asked for the last time. Raises MeshError."""
     wanted = Wanted(
         name=old.name,
         kind=old.kind,
         public_key=bytes.fromhex(old.public_key),
         address=IPv4Address(old.address),
         groups=old.groups,
-        life=max(old.not_after - old.issued_at, 1.0),
+        life=old.life,
     )
     return issue_into(index, config, wanted, role_keys[role_of(old.kind)], now)
 
@@ -204,104 +206,6 @@ def revoke(folder: MeshFolder, which: str, now: float) -> list[Record]:
     return records
 
 
-def exported(folder: MeshFolder, authority: AuthorityRecord) -> str:
-    """Key (encrypted, as it lies here) and certificate of an authority in one text. Raises MeshError."""
-    return read_key(folder, authority.role, authority.fingerprint) + authority.certificate
-
-
-def remove_key(folder: MeshFolder, authority: AuthorityRecord, copy: str) -> None:
-    """Take the key off this machine, after checking that `copy` (what the export's file holds) is whole. Raises MeshError."""
-    if copy != exported(folder, authority):
-        raise MeshError(
-            "the exported file is not what was written; the key stays here", code="export_failed", next_step="Export it again."
-        )
-    folder.key_file(authority.role, authority.fingerprint).unlink(missing_ok=True)
-
-
-def imported_role(folder: MeshFolder, text: str) -> Role:
-    """Whose passphrase an imported file needs, by the certificate in it; without one it is taken for the offline authority's."""
-    index = folder.read()
-    for fingerprint, certificate in _certificates(text).items():
-        known = index.authorities.get(fingerprint)
-        return known.role if known is not None else _role(certificate)
-    return "offline"
-
-
-def import_authority(
-    folder: MeshFolder, config: MeshConfig, text: str, passphrase: str, now: float
-) -> tuple[AuthorityRecord, bool]:
-    """Bring a key back, or take over an authority that nebula-cert or another installation made; the authority, and whether it is new here.
-
-    `text`: the key, encrypted or plain, and for an unknown authority its certificate too. It is stored encrypted with `passphrase`, which
-    must also open it. Raises MeshError, WrongPassphrase.
-    """
-    key = keys.parse_authority_key(text, passphrase)
-    public = public_bytes(key)
-    with folder.change() as index:
-        for known in index.authorities.values():
-            if known.parsed().public_key == public:
-                _store_key(folder, known, text, key, passphrase)
-                return known, False
-        certificates = [one for one in _certificates(text).values() if one.public_key == public]
-        if not certificates:
-            raise MeshError(
-                "the key belongs to no authority that is known here, and the file holds no certificate of it",
-                code="unknown_authority",
-                next_step="Put the authority's certificate (ca.crt) behind the key in the same file.",
-            )
-        certificate = certificates[0]
-        role = _role(certificate)
-        _check_imported(index, config, certificate, role, now)
-        record = AuthorityRecord(certificate.fingerprint, role, "active", certificate.to_pem(), now)
-        _store_key(folder, record, text, key, passphrase)
-        index.authorities[record.fingerprint] = record
-        return record, True
-
-
-def _role(certificate: Certificate) -> Role:
-    return "online" if certificate.groups == ONLINE_GROUPS else "offline"
-
-
-def _check_imported(index: Index, config: MeshConfig, certificate: Certificate, role: Role, now: float) -> None:
-    if any(one.role == role and one.state == "active" for one in index.authorities.values()):
-        raise MeshError(
-            f"there is another {role} authority already",
-            code="authority_exists",
-            next_step="Use another data folder, or rotate: `lamplighter mesh rotate start`.",
-        )
-    if not certificate.valid_at(now):
-        raise MeshError(
-            "the authority is expired or not yet valid",
-            code="authority_expired",
-            next_step="`lamplighter mesh init` makes a new one.",
-        )
-    mesh = IPv4Interface(str(config.network))
-    allowed = certificate.networks
-    if allowed and not any(one.version == 4 and mesh.network.subnet_of(one.network) for one in allowed):
-        raise MeshError(
-            f"the authority may certify {', '.join(str(one.network) for one in allowed)}, not the mesh's network {config.network}",
-            next_step="Set mesh.network in lamplighter.yaml to a network of the authority.",
-        )
-
-
-def _store_key(folder: MeshFolder, authority: AuthorityRecord, text: str, key: Ed25519PrivateKey, passphrase: str) -> None:
-    kept = _encrypted_block(text) if keys.is_encrypted(text) else keys.encrypt(key, passphrase)
-    folder.write(folder.key_file(authority.role, authority.fingerprint), kept)
-
-
-def _encrypted_block(text: str) -> str:
-    from lamplighter.mesh import pem
-
-    return pem.encode(*pem.only(text, pem.AUTHORITY_KEY_ENCRYPTED, what="encrypted Nebula authority's key"))
-
-
-def _certificates(text: str) -> dict[str, Certificate]:
-    from lamplighter.mesh import pem
-
-    only = [pem.encode(label, content) for label, content in pem.blocks(text) if label in (pem.CERTIFICATE, pem.CERTIFICATE_V2)]
-    return parse_bundle("".join(only))
-
-
 def _kept_private(path: Path) -> str | None:
     try:
         text = path.read_text(encoding="ascii")
@@ -315,31 +219,30 @@ def _kept_private(path: Path) -> str | None:
     return text
 
 
-def _write_node(folder: MeshFolder, index: Index, record: Record) -> None:
-    where = folder.node(record.name)
-    folder.write(where / publishing.BUNDLE, publishing.bundle(index), mode=0o644)
-    folder.write(where / publishing.CERTIFICATE, record.certificate, mode=0o644)
-
-
 def start_rotation(
     folder: MeshFolder, config: MeshConfig, role: Role, passphrase: str, now: float, *, life: float | None = None
 ) -> None:
     """Make the new authority and add it to the bundle; nothing when a rotation of this role is under way. Raises MeshError."""
     with folder.change() as index:
         under_way = rotation.progress(index, now)
-        if under_way is not None and under_way.role == role:
-            return
-        version = active(index, role).parsed().version
-        if version != config.certificate_version:
-            # A node shows one certificate. Whether nodes of both versions find each other depends on their Nebula's, so no packet could be promised.
-            raise MeshError(
-                f"the {role} authority has certificates of version {version}, and mesh.certificate_version is {config.certificate_version}",
-                code="certificate_version",
-                next_step=f"Set mesh.certificate_version to {version}: another version needs a new mesh, not a rotation.",
-            )
-        fresh = new_authority(folder, Index(), config, role, passphrase, now, state="introduced", life=life)
-        rotation.begin(index, fresh, now)
-        write_bundles(folder, index, now)
+        if under_way is None or under_way.role != role:
+            _introduce(folder, index, config, role, passphrase, now, life)
+    refresh(folder, now)
+
+
+def _introduce(
+    folder: MeshFolder, index: Index, config: MeshConfig, role: Role, passphrase: str, now: float, life: float | None
+) -> None:
+    version = active(index, role).parsed().version
+    if version != config.certificate_version:
+        # A node shows one certificate. Whether nodes of both versions find each other depends on their Nebula's, so no packet could be promised.
+        raise MeshError(
+            f"the {role} authority has certificates of version {version}, and mesh.certificate_version is {config.certificate_version}",
+            code="certificate_version",
+            next_step=f"Set mesh.certificate_version to {version}: another version needs a new mesh, not a rotation.",
+        )
+    fresh = new_authority(folder, Index(), config, role, passphrase, now, state="introduced", life=life)
+    rotation.begin(index, fresh, now)
 
 
 def sign_rotation(folder: MeshFolder, config: MeshConfig, key: Ed25519PrivateKey | None, now: float) -> list[Record]:
@@ -350,23 +253,25 @@ def sign_rotation(folder: MeshFolder, config: MeshConfig, key: Ed25519PrivateKey
     """
     with folder.change() as index:
         current_rotation = rotation.promote(index, now)
-        if current_rotation.role == "online" or key is None:
-            return []
-        signed = []
-        for name in current_rotation.waiting:
-            record = newest(index, name, now)
-            if record is None or record.authority != current_rotation.old.fingerprint:
-                continue
-            signed.append(renew_into(index, config, record, {"offline": key}, now))
-            _write_node(folder, index, signed[-1])
-        return signed
+        signed: list[Record] = []
+        if current_rotation.role == "offline":
+            if key is None:
+                raise MeshError(
+                    "the new authority's key is needed to sign", next_step="Run `lamplighter mesh rotate sign` again."
+                )
+            for name in current_rotation.waiting:
+                record = newest(index, name, now)
+                if record is not None and record.authority == current_rotation.old.fingerprint:
+                    signed.append(renew_into(index, config, record, {"offline": key}, now))
+    refresh(folder, now, make=[record.name for record in signed])
+    return signed
 
 
 def finish_rotation(folder: MeshFolder, now: float) -> AuthorityRecord:
     """Drop the old authority from the bundle and its key from the disk. Raises MeshError while a node may still show a certificate of it."""
     with folder.change() as index:
         old = rotation.drop(index, now)
-        write_bundles(folder, index, now)
+    refresh(folder, now)
     folder.key_file(old.role, old.fingerprint).unlink(missing_ok=True)
     return old
 
@@ -375,13 +280,20 @@ def cancel_rotation(folder: MeshFolder, now: float) -> AuthorityRecord:
     """Drop the new authority again, with its key. Raises MeshError when it signs already."""
     with folder.change() as index:
         new = rotation.cancel(index, now)
-        write_bundles(folder, index, now)
+    refresh(folder, now)
     folder.key_file(new.role, new.fingerprint).unlink(missing_ok=True)
     return new
 
 
 def delivered(folder: MeshFolder, names: Sequence[str], now: float) -> None:
     """A person says that these nodes run with the bundle and the certificate that lie in their folders here. Raises MeshError."""
+    stale = sorted(set(names) & refresh(folder, now))
+    if stale:  # a crash came between the index and these files, and what was brought there was old
+        raise MeshError(
+            f"the files of {', '.join(stale)} were out of date and are correct now",
+            code="files_out_of_date",
+            next_step="Bring them there again, then repeat this.",
+        )
     with folder.change() as index:
         for name in names:
             record = newest(index, name, now)
@@ -394,8 +306,23 @@ def delivered(folder: MeshFolder, names: Sequence[str], now: float) -> None:
             rotation.confirm(index, name, trusts=rotation.trusted(index), carries=record.fingerprint, now=now)
 
 
-def write_bundles(folder: MeshFolder, index: Index, now: float) -> None:
-    """Put the bundle of now into the folder of every node that has one."""
-    for name in rotation.living_names(index, now):
-        if folder.node(name).is_dir():
-            folder.write(folder.node(name) / publishing.BUNDLE, publishing.bundle(index), mode=0o644)
+def refresh(folder: MeshFolder, now: float, *, make: Sequence[str] = ()) -> set[str]:
+    """Bring bundle and newest certificate into the folder of every node that has one (or is in `make`); whose files changed. Raises MeshError.
+
+    After the index, never before: a certificate that nobody recorded could not be revoked.
+    """
+    changed = set()
+    with folder.locked("nodes.lock"):
+        index = folder.read()
+        bundle = publishing.bundle(index)
+        for name in rotation.living_names(index, now):
+            where, record = folder.node(name), newest(index, name, now)
+            if record is None or not (name in make or where.is_dir()):
+                continue
+            written = [
+                folder.write(where / publishing.BUNDLE, bundle, mode=0o644),
+                folder.write(where / publishing.CERTIFICATE, record.certificate, mode=0o644),
+            ]
+            if any(written):
+                changed.add(name)
+    return changed

@@ -127,6 +127,7 @@ def issue_into(index: Index, config: MeshConfig, wanted: Wanted, key: Ed25519Pri
         public_key=wanted.public_key.hex(),
         issued_at=now,
         not_after=float(certificate.not_after),
+        life=wanted.life,
         authority=authority.fingerprint,
         certificate=certificate.to_pem(),
     )

@@ -10,6 +10,8 @@ Standing = Literal["valid", "expiring", "renewed", "expired", "revoked"]
 """`renewed`: still valid, but the node has a newer one."""
 
 SOON = 30 * DAY
+SOON_AUTHORITY = 90 * DAY
+"""Replacing an authority takes a person's time on every machine, and what it signs ends with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def authorities(folder: MeshFolder, index: Index, now: float) -> list[AuthorityL
                 networks=tuple(str(network.network) for network in certificate.networks),
                 not_after=float(certificate.not_after),
                 key_here=folder.key_file(one.role, one.fingerprint).exists(),
-                expiring=_soon(float(certificate.not_before), float(certificate.not_after), now),
+                expiring=_soon(float(certificate.not_before), float(certificate.not_after), now, SOON_AUTHORITY),
             )
         )
     return lines
@@ -108,6 +110,6 @@ def warnings(folder: MeshFolder, now: float) -> list[str]:
     return found
 
 
-def _soon(begins: float, ends: float, now: float) -> bool:
-    """Whether less than a third of its life is left, or for long-lived ones less than 30 days."""
-    return ends - now < min(SOON, (ends - begins) / 3)
+def _soon(begins: float, ends: float, now: float, limit: float = SOON) -> bool:
+    """Whether less than a third of its life is left, or for long-lived ones less than `limit`."""
+    return ends - now < min(limit, (ends - begins) / 3)

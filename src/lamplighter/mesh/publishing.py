@@ -63,7 +63,8 @@ def publish(folder: MeshFolder, config: MeshConfig, *, now: float, always: bool 
         index = folder.read()
         own = own_certificate(index, target(folder, config))
         reloaded = _publish(folder, config, index, own, always=always)
-    if reloaded and own is not None:  # this node has now what is in the index: a rotation need not wait for it
+    # Nebula was told and did not object: a rotation need not wait for this node. Without `mesh.reload` nobody knows when it reads them.
+    if reloaded and own is not None and config.reload is not None:
         with folder.change() as latest:
             rotation.confirm(latest, own.name, trusts=rotation.trusted(index), carries=own.fingerprint, now=now)
     return reloaded

@@ -52,7 +52,10 @@ class AuthorityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A certificate that was issued. Times: Unix seconds. `kind`: its template. `public_key`: hexadecimal."""
+    """A certificate that was issued. Times: Unix seconds. `kind`: its template. `public_key`: hexadecimal.
+
+    `life`: the seconds that were asked for; its authority's end can have cut them.
+    """
 
     fingerprint: str
     name: str
@@ -62,6 +65,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_key: str
     issued_at: float
     not_after: float
+    life: float
     authority: str
     certificate: str
     revoked_at: float | None = None

@@ -132,6 +132,7 @@ def test_nodes_of_both_authorities_shake_hands_until_one_is_revoked(tmp_path: Pa
         (gpu.folder / "ca.crt").write_text(online.bundle())
         gpu.reload()
         online.confirm("gpu-1", bundle=online.bundle(), fingerprint=fingerprint)
+        administration.delivered(folder, ["light"], time.time())
         administration.sign_rotation(folder, config, None, time.time())
         assert online.due(fingerprint, now=time.time())
         fingerprint = give()

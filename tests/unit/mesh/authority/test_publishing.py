@@ -70,7 +70,7 @@ def test_a_failed_reload_is_tried_again(folder: MeshFolder, tmp_path: Path) -> N
 def test_this_machines_certificate_follows_and_counts(folder: MeshFolder, tmp_path: Path) -> None:
     """A renewed or re-signed certificate of home is put in place, and a rotation does not wait for a person to say so."""
     where = tmp_path / "nebula"
-    config = _config(where)
+    config = _config(where, "true")
     _sign_home(folder, config)
     publishing.publish(folder, config, now=NOW)
     assert not (where / "node.crt").exists(), "no key there: the certificate is somebody else's business"
@@ -81,6 +81,8 @@ def test_this_machines_certificate_follows_and_counts(folder: MeshFolder, tmp_pa
     waiting = rotation.progress(folder.read(), NOW)
     assert waiting is not None
     assert waiting.waiting == ("home",)
+    publishing.publish(folder, _config(where), now=NOW)
+    assert rotation.progress(folder.read(), NOW) == waiting, "without mesh.reload nobody knows whether Nebula has read it"
     publishing.publish(folder, config, now=NOW)
     ready = rotation.progress(folder.read(), NOW)
     assert ready is not None

@@ -319,3 +319,33 @@ def test_a_rotation_does_not_change_the_version(folder: MeshFolder) -> None:
     with pytest.raises(MeshError, match="version 1"):
         administration.start_rotation(folder, newer, "offline", PASSPHRASE, NOW)
     assert rotation.progress(folder.read(), NOW) is None
+
+
+def test_files_that_a_crash_left_behind_are_not_delivered(folder: MeshFolder, config: MeshConfig) -> None:
+    """A crash between index and files: what a person carried off is old, so their word must not count."""
+    _sign(folder, config, "home", "home")
+    old = (folder.node("home") / "ca.crt").read_text()
+    administration.start_rotation(folder, config, "offline", PASSPHRASE, NOW)
+    (folder.node("home") / "ca.crt").write_text(old)
+    with pytest.raises(MeshError, match="out of date"):
+        administration.delivered(folder, ["home"], NOW)
+    assert (folder.node("home") / "ca.crt").read_text() != old
+    administration.delivered(folder, ["home"], NOW)
+    (folder.node("home") / "ca.crt").write_text(old)
+    administration.start_rotation(folder, config, "offline", PASSPHRASE, NOW)
+    assert (folder.node("home") / "ca.crt").read_text() != old, "the step can be repeated, and heals"
+
+
+def test_a_life_that_was_cut_is_whole_again(folder: MeshFolder, config: MeshConfig) -> None:
+    """The last certificates of an old authority are short; under the new one they last as long as was asked for."""
+    almost = NOW + 5 * 365 * DAY - 10 * DAY
+    _sign(folder, config, "home", "home", almost)
+    cut = next(iter(folder.read().certificates.values()))
+    assert cut.not_after - almost < 11 * DAY
+    administration.start_rotation(folder, config, "offline", PASSPHRASE, almost)
+    administration.delivered(folder, ["home"], almost)
+    under_way = rotation.progress(folder.read(), almost)
+    assert under_way is not None
+    key = keys.decrypt(folder.key_file("offline", under_way.new.fingerprint).read_text(), PASSPHRASE)
+    (renewed,) = administration.sign_rotation(folder, config, key, almost)
+    assert renewed.not_after - almost > 364 * DAY
