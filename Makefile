@@ -18,7 +18,7 @@ SYSTEM := $(PYTHON) -m tools.system_packages test $(if $(filter no,$(SYSTEM_PACK
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets share one environment
-.PHONY: help setup setup-dev up dev test test-long test-web check format docs bench bench-peers package lock clean
+.PHONY: help setup setup-dev up dev test test-long test-web check format docs bench bench-peers aws-smoke package lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,9 @@ bench: setup-dev ## Measure the gateway on a mock engine beside a do-nothing pro
 bench-peers: setup-dev ## Measure other gateways with the same method, each in its own environment
 	@$(SYSTEM)
 	@$(BIN)/python -m bench.peers $(ARGS)
+
+aws-smoke: setup ## Prove an aws pool on your real account for a few cents: wake, one token, sleep, proof that it is gone (ARGS="--at-most '0.50 USD' --yes")
+	@$(BIN)/lamplighter cloud smoke $(ARGS)
 
 package: setup ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .
