@@ -87,7 +87,7 @@ def _thing(item: Item, pools: Mapping[str, AwsPool], known: set[str], machines: 
     if item.kind == "volume":
         holder = next((machine for machine in machines.values() if machine.item.id in item.detail), None)
         if holder is not None:
-            return Judged(item, holder.standing, f"of {holder.item.id}, which {holder.why}")
+            return Judged(item, Standing.OWNED, f"of {holder.item.id}, and goes with it")
         pool = pools.get(item.pool or "")
         if item.state == "in-use" or (pool is not None and pool.model_storage.kind == "volume"):
             return Judged(item, Standing.STANDING, "keeps weights")
