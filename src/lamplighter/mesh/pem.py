@@ -2,8 +2,7 @@
 
 import base64
 import binascii
-import re
-import textwrap
+import string
 from collections.abc import Iterator
 
 from lamplighter.mesh.errors import BadCertificate
@@ -16,24 +15,42 @@ AUTHORITY_KEY = "NEBULA ED25519 PRIVATE KEY"
 AUTHORITY_KEY_ENCRYPTED = "NEBULA ED25519 ENCRYPTED PRIVATE KEY"
 
 MAX_TEXT = 1_000_000
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n(.*?)-----END \1-----", re.DOTALL)
+_BEGIN, _END, _DASHES = "-----BEGIN ", "-----END ", "-----"
+_LABEL = frozenset(string.ascii_uppercase + string.digits + " ")
+_WIDTH = 64
 
 
 def encode(label: str, content: bytes) -> str:
     """One block, with a newline at its end."""
-    body = "\n".join(textwrap.wrap(base64.b64encode(content).decode("ascii"), 64))
-    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
+    body = base64.b64encode(content).decode("ascii")
+    lines = [body[at : at + _WIDTH] for at in range(0, len(body), _WIDTH)]
+    return "\n".join([f"{_BEGIN}{label}{_DASHES}", *lines, f"{_END}{label}{_DASHES}", ""])
 
 
 def blocks(text: str) -> Iterator[tuple[str, bytes]]:
-    """Every block of `text` as its label and content; what stands between blocks is skipped. Raises BadCertificate."""
+    """Every block of `text` as its label and content; what stands between blocks is skipped. Raises BadCertificate.
+
+    In time proportional to the text: public keys come from machines that we do not know yet.
+    """
     if len(text) > MAX_TEXT:
         raise BadCertificate("this is longer than any certificate or key")
-    for match in _BLOCK.finditer(text):
+    at = text.find(_BEGIN)
+    while at >= 0:
+        start = at + len(_BEGIN)
+        label_end = text.find(_DASHES, start)
+        label = text[start:label_end] if 0 <= label_end <= start + _WIDTH else ""
+        if not label or not _LABEL.issuperset(label):
+            raise BadCertificate("this is damaged: a block has no name")
+        footer = f"{_END}{label}{_DASHES}"
+        body_start = label_end + len(_DASHES)
+        body_end = text.find(footer, body_start)
+        if body_end < 0:
+            raise BadCertificate(f"this is cut off: the block {label} has no end")
         try:
-            yield match[1], base64.b64decode("".join(match[2].split()), validate=True)
+            yield label, base64.b64decode("".join(text[body_start:body_end].split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise BadCertificate(f"the block {match[1]} is damaged: it is not base64") from error
+            raise BadCertificate(f"the block {label} is damaged: it is not base64") from error
+        at = text.find(_BEGIN, body_end + len(footer))
 
 
 def only(text: str, *labels: str, what: str) -> tuple[str, bytes]:

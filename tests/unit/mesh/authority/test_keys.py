@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,32 @@ def test_what_is_no_key_is_named() -> None:
     with pytest.raises(BadCertificate, match="32 bytes"):
         keys.parse_public(pem.encode(pem.NODE_PUBLIC, b"short"))
     assert keys.public_of(private) == keys.parse_public(public)
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.binary(max_size=300), before=st.text(alphabet="ab\r\n #", max_size=20), windows=st.booleans())
+def test_a_block_survives_comments_and_line_ends(content: bytes, before: str, windows: bool) -> None:
+    """Files are edited on every system, and people write notes above keys."""
+    text = before + pem.encode(pem.NODE_PUBLIC, content) + pem.encode(pem.NODE_KEY, content)
+    text = text.replace("\n", "\r\n") if windows else text
+    assert list(pem.blocks(text)) == [(pem.NODE_PUBLIC, content), (pem.NODE_KEY, content)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="-BEGIN ENDA\n=", max_size=80) | st.text(max_size=40))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """It comes from files and from machines that we do not know."""
+    try:
+        assert isinstance(list(pem.blocks(text)), list)
+    except BadCertificate as error:
+        assert error.message  # noqa: PT017 - either outcome is right
+
+
+def test_a_hostile_text_costs_no_time() -> None:
+    """A node's public key is read before anything is known of it: a long text must not keep the keeper busy."""
+    hostile = ["-----BEGIN A-----\n" * 50_000, "-----BEGIN " * 80_000, "-----BEGIN A-----" + "A" * 900_000, "x" * 2_000_000]
+    begun = time.process_time()
+    for text in hostile:
+        with pytest.raises(BadCertificate):
+            keys.parse_public(text)
+    assert time.process_time() - begun < 1
