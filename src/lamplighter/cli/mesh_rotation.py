@@ -1,5 +1,6 @@
 """`lamplighter mesh rotate`: replacing an authority, step by step, without losing a packet."""
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -110,8 +111,15 @@ def finish(
 ) -> None:
     """Trust the old authority no more, and delete its key. Refused while a node may still show a certificate of it."""
     from lamplighter.mesh.administration import finish_rotation
+    from lamplighter.mesh.rotation import progress, settling
 
     desk = Desk.at(context, named)
+    index = desk.folder.read()
+    under_way, left = progress(index, desk.now), settling(index, desk.now)
+    if under_way is not None and under_way.phase == "signing" and not under_way.waiting and left > 0:
+        desk.invocation.note(f"Waiting {left:.0f} seconds, in which tunnels are made anew with the new certificates.")
+        time.sleep(left)
+        desk.now = time.time()
     old = finish_rotation(desk.folder, desk.now)
     desk.invocation.note(
         f"The old {old.role} authority {old.fingerprint[:16]} is gone. Bring the new ca.crt to the nodes when convenient: until then they trust both."

@@ -21,6 +21,10 @@ from lamplighter.mesh.storage import AuthorityRecord, Confirmation, Index, Role
 
 Phase = Literal["introducing", "signing"]
 
+SETTLE = 15.0
+"""Seconds between the last node's new certificate and the end of the old authority. Nebula 1.7 and newer shakes hands again over living
+tunnels after a new certificate, when it next looks at them (every 5 s); dropping the authority before would tear them down instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -80,8 +84,21 @@ def drop(index: Index, now: float) -> AuthorityRecord:
         )
     if current.waiting:
         raise _not_yet("may still show a certificate of the old authority", current.waiting)
+    if (left := settling(index, now)) > 0:
+        raise MeshError(
+            f"the last node has its new certificate for too short: {left:.0f} more seconds, in which tunnels are made anew",
+            code="rotation_settling",
+            next_step="Try again then.",
+        )
     index.authorities[current.old.fingerprint] = replace(current.old, state="dropped")
     return current.old
+
+
+def settling(index: Index, now: float) -> float:
+    """Seconds until the old authority may be dropped, once every node has its new certificate."""
+    told = [index.confirmed[name].at for name in living_names(index, now) if name in index.confirmed]
+    # A time in the future is that of a clock which was set back: waiting for it could take for ever.
+    return max((at for at in told if at <= now), default=now - SETTLE) + SETTLE - now
 
 
 def cancel(index: Index, now: float) -> AuthorityRecord:

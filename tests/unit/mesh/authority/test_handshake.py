@@ -138,7 +138,7 @@ def test_nodes_of_both_authorities_shake_hands_until_one_is_revoked(tmp_path: Pa
         fingerprint = give()
         gpu.reload()
         online.confirm("gpu-1", bundle=online.bundle(), fingerprint=fingerprint)
-        administration.finish_rotation(folder, time.time())
+        administration.finish_rotation(folder, time.time() + rotation.SETTLE)
         online.publish()
         light.reload()
         assert rotation.progress(folder.read(), time.time()) is None

@@ -91,7 +91,7 @@ def test_this_machines_certificate_follows_and_counts(folder: MeshFolder, tmp_pa
     administration.sign_rotation(folder, config, key, NOW)
     publishing.publish(folder, config, now=NOW)
     assert parse((where / "node.crt").read_text()).issuer == ready.new.fingerprint
-    administration.finish_rotation(folder, NOW)
+    administration.finish_rotation(folder, NOW + rotation.SETTLE)
 
 
 def test_there_must_be_something_to_publish(tmp_path: Path) -> None:
