@@ -4,8 +4,8 @@ Needs root, /dev/net/tun and the programs `ip` and `nebula`; `missing()` says wh
 everything ends with the lab, even when the test that made it crashes: what a dead process left is removed by the next lab.
 """
 
-from tests.mesh_lab.certificates import Authority
+from tests.mesh_lab.certificates import Authority, OurAuthorities
 from tests.mesh_lab.lab import Lab, Machine, missing
 from tests.mesh_lab.traffic import Pings, listening, reached
 
-__all__ = ["Authority", "Lab", "Machine", "Pings", "listening", "missing", "reached"]
+__all__ = ["Authority", "Lab", "Machine", "OurAuthorities", "Pings", "listening", "missing", "reached"]

@@ -2,12 +2,19 @@
 
 import time
 from ipaddress import IPv4Interface
+from pathlib import Path
 from typing import Protocol
 
-from lamplighter.mesh import certificates, keys
+from lamplighter.config.mesh import MeshConfig
+from lamplighter.mesh import administration, certificates, keys
+from lamplighter.mesh.authority import OnlineAuthority, read_key
 from lamplighter.mesh.certificates import Certificate
+from lamplighter.mesh.firewall import KINDS
+from lamplighter.mesh.issuing import active
+from lamplighter.mesh.storage import MeshFolder, Role
 
 DAY = 86_400
+PASSPHRASE = "correct horse battery staple"
 
 
 class Signer(Protocol):
@@ -58,3 +65,30 @@ class Authority:
             "node.key": private,
             "ca.crt": self.certificate(),
         }
+
+
+class OurAuthorities:
+    """Both authorities as the product keeps them, in `folder` (`<data>/mesh`): cloud nodes by the online one, all others by the offline one."""
+
+    def __init__(self, folder: Path, config: MeshConfig) -> None:
+        self.folder = MeshFolder(folder)
+        self.config = config
+        now = time.time()
+        roles: tuple[Role, ...] = ("online", "offline")
+        for role in roles:
+            administration.make_authority(self.folder, config, role, PASSPHRASE, now)
+        self.online = OnlineAuthority.open(folder, config, PASSPHRASE)
+
+    def certificate(self) -> str:
+        """The bundle."""
+        return self.online.bundle()
+
+    def sign(self, name: str, address: str, group: str, public_key: str) -> str:
+        overlay = IPv4Interface(address).ip
+        if group == "gpu":
+            return self.online.issue(name, public_key, overlay, now=time.time()).certificate_pem
+        offline = active(self.folder.read(), "offline")
+        key = administration.unlock(offline, read_key(self.folder, "offline", offline.fingerprint), PASSPHRASE)
+        kind = next(one for one in KINDS if one == group)
+        request = administration.SignRequest(name, kind, public_key, overlay, None, None)
+        return administration.sign(self.folder, self.config, request, key, time.time()).certificate
