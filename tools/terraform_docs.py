@@ -6,7 +6,6 @@ Not a parser of HCL. Standard library only.
 
 import re
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,7 @@ def tables(folder: Path) -> str:
         default = _word(one.default) if one.default is not None else "required"
         lines.append(f"| `{one.name}` | {kind} | {default} | {_cell(one.description)} |")
         if not simple:
-            details += ["", f"### {one.name}", "", "```hcl", textwrap.dedent(one.type), "```"]
+            details += ["", f"### {one.name}", "", "```hcl", one.type.replace("\n  ", "\n"), "```"]
     lines += [*details, "", "## Outputs", "", "| name | what it is |", "|---|---|"]
     lines += [
         f"| `{one.name}` | {_cell(one.description)} |"

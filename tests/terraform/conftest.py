@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.terraform import toolchain
-from tests.terraform.applied import prepared
 
 from lamplighter.testing.aws import Emulator
+from tests.terraform import toolchain
+from tests.terraform.applied import prepared
 
 EVERYTHING: dict[str, Any] = {
     "stack": "lamp",

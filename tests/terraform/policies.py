@@ -20,6 +20,7 @@ WITHOUT_RESOURCE: Mapping[str, str] = {
     "SeePrices": "prices belong to nobody",
     "SeeVolumes": "DescribeVolumes knows no narrower resource",
     "RegistryLogin": "GetAuthorizationToken names no repository",
+    "SessionManager": "a session's channels have no name before they are open",
 }
 """Statements that may say `*` for their resource, and why AWS lets them say nothing narrower."""
 
@@ -282,7 +283,13 @@ def unknown_actions(resources: Resources) -> Iterator[str]:
 
 
 _SERVICES = {"servicequotas": "service-quotas", "tag": "resourcegroupstaggingapi"}
-_NOT_CALLS = frozenset({"s3:ListBucket"})  # allows ListObjectsV2
+_NOT_CALLS = frozenset(
+    {
+        "s3:ListBucket",  # allows ListObjectsV2
+        "ssm:UpdateInstanceInformation",  # this and the next are the session agent's own
+        *(f"ssmmessages:{verb}{kind}Channel" for verb in ("Create", "Open") for kind in ("Control", "Data")),
+    }
+)
 
 RULES: tuple[Callable[[Resources], Iterator[str]], ...] = (
     metadata, encryption, doors, permissions, tags, groups, dead_men, warnings, privacy, senders, user_data, secrets,

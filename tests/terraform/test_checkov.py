@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from tests.terraform.toolchain import MODULE
 from tools import checkov
 

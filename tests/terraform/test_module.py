@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.terraform import toolchain
 from tests.terraform.toolchain import MODULE, Terraform, copy_module
 

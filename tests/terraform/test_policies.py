@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from tests.terraform import policies
 from tests.terraform.applied import resources_of
 
@@ -35,7 +36,8 @@ def test_nothing_is_made_to_run(plans: Plans) -> None:
     """`apply` itself would start a GPU."""
     for plan in plans.values():
         wanted = [one["values"]["desired_capacity"] for one in _resources(plan) if one["type"] == "aws_autoscaling_group"]
-        assert wanted and set(wanted) == {0}
+        assert wanted
+        assert set(wanted) == {0}
 
 
 def _first(resources: list[dict[str, Any]], kind: str) -> dict[str, Any]:

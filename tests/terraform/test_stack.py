@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+
+from lamplighter.testing.aws import Emulator
 from tests.terraform import policies
 from tests.terraform.applied import Applied, applied_stack
 from tests.terraform.conftest import EVERYTHING
 from tests.terraform.remains import remains
-
-from lamplighter.testing.aws import Emulator
 
 
 def _until(there: Callable[[], Any], limit: float = 20.0) -> Any:
@@ -87,7 +87,9 @@ def _node(aws: Emulator, stack: Applied, group: str) -> str:
     assert machine.tags["lamplighter:pool"] == "spot"
     assert machine.sender == f"{manifest['node_role_id']}:{machine.id}"
     script = gzip.decompress(machine.user_data).decode()
-    assert manifest["nodes_queue_url"] in script and "@AGENT@" not in script and "@NODE_JSON@" not in script
+    assert manifest["nodes_queue_url"] in script
+    assert "@AGENT@" not in script
+    assert "@NODE_JSON@" not in script
 
     sqs = aws.node_client("sqs", machine.id)
     sqs.send_message(QueueUrl=manifest["nodes_queue_url"], MessageBody="{}")
@@ -112,6 +114,14 @@ def _node(aws: Emulator, stack: Applied, group: str) -> str:
     return str(machine.id)
 
 
+def _told(aws: Emulator, stack: Applied) -> set[str]:
+    """What lies in the queue of events, by kind."""
+    answer = aws.client("sqs").receive_message(
+        QueueUrl=stack.manifest["events_queue_url"], MaxNumberOfMessages=10, WaitTimeSeconds=0, VisibilityTimeout=0
+    )
+    return {json.loads(message["Body"])["detail-type"] for message in answer.get("Messages", [])}
+
+
 def _wish(aws: Emulator, group: str) -> int:
     found = aws.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
     return int(found[0]["DesiredCapacity"])
@@ -129,6 +139,7 @@ def test_a_stack_from_nothing_to_nothing(tmp_path: Path) -> None:
             group = stack.manifest["pools"]["spot"]["groups"]["spot"]
             _keeper(aws, group)
             machine = _node(aws, stack, group)
+            _until(lambda: "EC2 Instance State-change Notification" in _told(aws, stack))
 
             # While a machine runs and the keeper has written what it writes, Terraform still has nothing to do.
             again = stack.terraform.ended("plan", "-detailed-exitcode", "-no-color", accepted=(0, 2))

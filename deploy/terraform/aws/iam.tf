@@ -51,6 +51,7 @@ locals {
       { Sid = "SeeVolumes", Effect = "Allow", Action = ["ec2:DescribeVolumes"], Resource = ["*"], Condition = local.only_this_region },
     ] : statement if contains(local.storage_kinds, "volume")],
     [for statement in local.pull_statements : statement if var.registry],
+    [for statement in local.session_statements : statement if var.session_manager],
   )
 
   only_this_region = { StringEquals = { "aws:RequestedRegion" = var.region } }
@@ -59,6 +60,18 @@ locals {
     # A token names no repository; AWS knows no narrower resource for it.
     { Sid = "RegistryLogin", Effect = "Allow", Action = ["ecr:GetAuthorizationToken"], Resource = ["*"], Condition = local.only_this_region },
     { Sid = "RegistryPull", Effect = "Allow", Action = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], Resource = aws_ecr_repository.this[*].arn },
+  ]
+
+  # What Session Manager needs, and no more: AWS's own policy for it also reads every parameter, the lighthouse's key among them. It knows no
+  # narrower resource.
+  session_statements = [
+    {
+      Sid = "SessionManager", Effect = "Allow", Resource = ["*"], Condition = local.only_this_region
+      Action = [
+        "ssm:UpdateInstanceInformation", "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
+      ]
+    },
   ]
 
   keeper_statements = concat(
@@ -85,11 +98,11 @@ locals {
       {
         Sid       = "KeepOrders", Effect = "Allow", Resource = [local.our_groups]
         Action    = ["autoscaling:CreateOrUpdateTags", "autoscaling:DeleteTags"]
-        Condition = merge(local.our_stack, { "ForAllValues:StringLike" = { "aws:TagKeys" = ["lamplighter:*"] } })
+        Condition = merge(local.our_stack, { "ForAllValues:StringLike" = { "aws:TagKeys" = ["lamplighter:order:*"] } })
       },
       # Which replica and model a machine is. What is not ours cannot be made ours: the tag of the stack must be there already.
       {
-        Sid       = "NameReplicas", Effect = "Allow", Action = ["ec2:CreateTags"], Resource = [local.our_instances]
+        Sid       = "NameReplicas", Effect = "Allow", Action = ["ec2:CreateTags", "ec2:DeleteTags"], Resource = [local.our_instances]
         Condition = merge(local.our_stack, { "ForAllValues:StringLike" = { "aws:TagKeys" = ["lamplighter:*"] } })
       },
       # Orphans that no group holds any more, and the console of a machine that died before it could speak.
@@ -129,12 +142,6 @@ resource "aws_iam_role_policy" "nodes" {
   name   = "node"
   role   = aws_iam_role.nodes.id
   policy = jsonencode({ Version = "2012-10-17", Statement = local.node_statements })
-}
-
-resource "aws_iam_role_policy_attachment" "nodes_session" {
-  count      = var.session_manager ? 1 : 0
-  role       = aws_iam_role.nodes.name
-  policy_arn = "${local.arn}:iam::aws:policy/AmazonSSMManagedInstanceCore"
 }
 
 resource "aws_iam_instance_profile" "nodes" {

@@ -39,22 +39,16 @@ resource "aws_iam_role_policy" "lighthouse" {
   role  = aws_iam_role.lighthouse[0].id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
-      # Its settings, certificate and blocklist; the keeper's manifest and everything else stay out of its sight.
+    Statement = concat([for statement in local.session_statements : statement if var.session_manager], [
+      # Its settings, certificate, key and blocklist (SecureStrings that AWS's own key opens for it); nothing else is in its sight.
       {
         Sid      = "OwnSettings"
         Effect   = "Allow"
-        Action   = ["ssm:GetParameter", "ssm:GetParameters"]
-        Resource = ["${local.arn}:ssm:${local.here}:parameter/${var.stack}/lighthouse/*"]
+        Action   = ["ssm:GetParametersByPath"]
+        Resource = [for end in ["", "/*"] : "${local.arn}:ssm:${local.here}:parameter/${var.stack}/lighthouse${end}"]
       },
-    ]
+    ])
   })
-}
-
-resource "aws_iam_role_policy_attachment" "lighthouse_session" {
-  count      = var.lighthouse != null && var.session_manager ? 1 : 0
-  role       = aws_iam_role.lighthouse[0].name
-  policy_arn = "${local.arn}:iam::aws:policy/AmazonSSMManagedInstanceCore"
 }
 
 resource "aws_iam_instance_profile" "lighthouse" {

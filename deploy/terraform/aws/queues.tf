@@ -31,7 +31,7 @@ locals {
       pattern = {
         source        = ["aws.autoscaling"]
         "detail-type" = ["EC2 Instance Terminate Successful"]
-        detail        = { AutoScalingGroupName = local.group_names, Cause = [{ wildcard = "*a scheduled action update*" }] }
+        detail        = { AutoScalingGroupName = local.group_names, Cause = [{ wildcard = "*scheduled action*" }] }
       }
     }
   }

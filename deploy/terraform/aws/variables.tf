@@ -255,4 +255,10 @@ variable "tags" {
     condition     = alltrue([for key in keys(var.tags) : !startswith(key, "lamplighter:") && !startswith(key, "aws:")])
     error_message = "Tags that begin with lamplighter: or aws: are not yours to set."
   }
+
+  # Machines read their tags from the metadata service, and AWS starts none whose tags cannot be written into its URLs.
+  validation {
+    condition     = alltrue([for key in keys(var.tags) : can(regex("^[A-Za-z0-9+=.,_:@-]{1,128}$", key))])
+    error_message = "The name of a tag has letters, digits and + - = . , _ : @ only: AWS starts no machine with another one."
+  }
 }

@@ -241,7 +241,7 @@ run "words_that_are_refused" {
     monthly_budgets  = [0]
     dead_man_minutes = 7
     mesh_port        = 70000
-    tags             = { "lamplighter:stack" = "mine" }
+    tags             = { "lamplighter:stack" = "mine", "a/b" = "c" }
     pools            = { spot = { instance_types = ["big"], max = 0, allocation = "cheapest", image = "mine", lease = 10, max_price = "cheap", model_storage = { kind = "tape", size_gb = 1 } } }
   }
 
