@@ -160,6 +160,45 @@ def test_user_data_fits_is_clean_and_holds_no_secret(tmp_path: Path) -> None:
     ast.parse(text, feature_version=(3, 9))
 
 
+def test_user_data_leaves_a_machine_that_starts_its_nebula(tmp_path: Path) -> None:
+    """Executed, with its places moved into a folder and the system's own programs standing in: a slip shows here, not after a boot in EC2."""
+    stubs, root = tmp_path / "stubs", tmp_path / "root"
+    stubs.mkdir()
+    for folder in ("etc/systemd/system", "usr/local/bin"):
+        (root / folder).mkdir(parents=True)
+    for name in ("systemctl", "useradd", "chown", "python3", "id"):
+        fails = "exit 1" if name == "id" else "exit 0"  # there is no such user yet
+        (stubs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{fails}\n')
+        (stubs / name).chmod(0o755)
+    (root / "usr/local/bin/nebula").write_text("#!/bin/sh\n")
+    (root / "usr/local/bin/nebula").chmod(0o755)
+    script = lighthouse.user_data(stack="lamplighter", region="eu-central-1")
+    head, mark, rest = script.partition("set -euo pipefail")
+    moved = head + mark + re.sub(r"(?<![\w/])/(etc|usr/local)/", rf"{root}/\1/", rest)
+    said = subprocess.run(
+        ["bash", "-c", moved], check=False, capture_output=True, text=True, timeout=30, env={"PATH": f"{stubs}:/usr/bin:/bin"}
+    )
+    assert said.returncode == 0, said.stderr
+    calls = (tmp_path / "calls").read_text()
+    for call in (
+        "useradd --system",
+        "lighthouse.py install",
+        "systemctl enable nebula.service",
+        "enable --now lighthouse-refresh.timer",
+    ):
+        assert call in calls
+    made = {path.name for path in (root / "etc/systemd/system").iterdir()}
+    assert made == {"nebula.service", "lighthouse-refresh.service", "lighthouse-refresh.timer"}
+    json.loads((root / "usr/local/lib/lamplighter/lighthouse.json").read_text())
+    if shutil.which("systemd-analyze"):
+        units = sorted(str(path) for path in (root / "etc/systemd/system").iterdir())
+        judged = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", *units], check=False, capture_output=True, text=True, timeout=60
+        )
+        ours = [line for line in (judged.stdout + judged.stderr).splitlines() if any(name in line for name in made)]
+        assert [line for line in ours if "is not executable" not in line] == []
+
+
 def test_only_machines_with_a_pinned_release_are_served() -> None:
     """A download without a checksum would run as whatever came."""
     with pytest.raises(LamplighterError):

@@ -1,6 +1,7 @@
 """What starts Nebula: units, container, DaemonSets, masquerading. Held against systemd's, nftables' own judgement where these are installed."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from ipaddress import IPv4Network
@@ -59,6 +60,22 @@ def test_publishing_is_watched_and_copied_in_one_step() -> None:
     assert "PathChanged=/etc/nebula/ca.crt" in alone["nebula-published.path"]
     assert "install" not in alone["nebula-published.service"]
     assert "reload" in alone["nebula-published.service"]
+
+
+def test_what_was_published_is_copied_whole(tmp_path: Path) -> None:
+    """The unit's own lines, executed: Nebula must see the old bundle or the new one, and nothing that looks like a third file of its own."""
+    source, target = tmp_path / "published", tmp_path / "etc"
+    source.mkdir()
+    target.mkdir()
+    (source / "ca.crt").write_text("new")
+    (source / "blocklist.yml").write_text("pki: {}")
+    (target / "ca.crt").write_text("old")
+    lines = units.units(folder=str(target), published=str(source))["nebula-published.service"].splitlines()
+    copies = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=/bin/sh")]
+    for line in copies:
+        subprocess.run(shlex.split(line), check=True, timeout=20)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"ca.crt": "new", "blocklist.yml": "pki: {}"}
+    assert len(copies) == 3
 
 
 @pytest.mark.skipif(shutil.which("nft") is None or os.geteuid() != 0, reason="nft is not installed, or not root")
