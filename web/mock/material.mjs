@@ -9,6 +9,20 @@ export const STAGES = [
   ["load", 2, true, "28 of 28 layers on the GPU"],
 ];
 
+export const MEMORY = {
+  code: "out_of_memory",
+  message: "The model needs 9.1 GB of GPU memory and the machine has 7.8 GB.",
+  next_step: "Choose a smaller quantisation, or a pool with a larger GPU.",
+};
+
+/** In the words of the keeper. */
+export const BUDGET = {
+  code: "budget",
+  message:
+    "The budget does not allow this wake. Of 60 USD/month of the pool 'spot', 0.03 USD is left. This wake costs at least 0.13 USD.",
+  next_step: "Raise the budget, or wait for its next period.",
+};
+
 export const ANSWER = `A **spot instance** is spare capacity that a cloud sells cheaply, and may take back with two minutes' notice. An *on-demand* instance costs more and stays until you stop it.
 
 ### When each one fits

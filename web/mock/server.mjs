@@ -4,14 +4,15 @@
  *
  *   npm run mock [-- --port 4180 --speed 4]     then `npm run dev`, or open it for the built page.
  *
- * Words that steer it: "fail" (the wake fails), "interrupt" (the server restarts mid-answer), "long", "refuse".
+ * Words that steer it: "fail" (the wake fails), "budget" (it cannot be paid), "reclaim" (the machine is taken back
+ * mid-answer), "interrupt" (the server restarts mid-answer), "long", "refuse".
  */
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { dirname, extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { WebSocketServer } from "ws";
-import { ANSWER, LONG, STAGES, seedChats } from "./material.mjs";
+import { ANSWER, BUDGET, LONG, MEMORY, STAGES, seedChats } from "./material.mjs";
 
 const PAGE = join(dirname(fileURLToPath(import.meta.url)), "../../src/lamplighter/page");
 const TYPES = {
@@ -87,6 +88,7 @@ class World {
       pool_kind: "aws",
       while_waking: "small",
       context: 131072,
+      quote: quote(),
     });
     Object.assign(this.model("mistral"), {
       pool: "nas",
@@ -96,6 +98,7 @@ class World {
     });
     Object.assign(this.model("qwen2.5-7b"), {
       pool: "spot",
+      quote: quote(),
       state: "failed",
       failure: {
         reason: "no_capacity",
@@ -281,6 +284,11 @@ class World {
       while (index >= this.holdAfter && !generation.cancelled && !this.stopped) await later(5);
       if (this.stopped) return;
       if (generation.cancelled) return this.finish(generation, "cancelled");
+      if (generation.question.includes("reclaim") && index === 40) {
+        const status = this.model(message.model);
+        Object.assign(status, { state: "waking", sleeping_at: null });
+        if ((await this.wake(generation, { again: true })) === false) return;
+      }
       if (generation.question.includes("interrupt") && index > words.length / 3)
         return this.finish(generation, "interrupted");
       message.content += word;
@@ -295,18 +303,21 @@ class World {
       seconds,
       tokens_per_second: words.length / seconds,
       wake_seconds: woke,
+      wake_cost: generation.cost ?? null,
     };
     this.emit(generation, "usage", message.usage);
     this.finish(generation, "done");
   }
 
   /** Seconds it took, null when the model was up, false when the generation is over. */
-  async wake(generation) {
+  async wake(generation, { again = false } = {}) {
     const status = this.model(generation.message.model);
     if (status.state === "awake") return null;
+    const priced = status.quote !== null;
     const wake = {
       id: this.id("wak"),
       started_at: now(),
+      cost: null,
       eta: { p50: 14 / this.speed, p90: 22 / this.speed },
       stages: STAGES.map(([name]) => ({
         name,
@@ -334,7 +345,12 @@ class World {
           return false;
         }
       }
-      if (generation.question.includes("fail") && index === 2) return this.fail(generation, status);
+      if (generation.question.includes("budget")) return this.fail(generation, status, BUDGET);
+      if (generation.question.includes("fail") && index === 2) return this.fail(generation, status, MEMORY);
+      if (priced && index === 0) {
+        const { hourly, currency } = status.quote;
+        wake.cost = { hourly, currency, basis: "spot g5.xlarge, eu-central-1b", since: now() };
+      }
       Object.assign(stage, { ended_at: now(), progress: progress ? 1 : null });
     }
     const seconds = now() - wake.started_at;
@@ -345,16 +361,16 @@ class World {
       sleeping_at: now() + 600,
     });
     this.status();
-    this.emit(generation, "wake", { woke_in: seconds });
+    if (again) return seconds;
+    generation.cost = wake.cost && {
+      amount: (((now() - wake.cost.since) / 3600) * Number(wake.cost.hourly)).toFixed(6),
+      currency: wake.cost.currency,
+    };
+    this.emit(generation, "wake", { woke_in: seconds, cost: generation.cost });
     return seconds;
   }
 
-  fail(generation, status) {
-    const error = {
-      code: "out_of_memory",
-      message: "The model needs 9.1 GB of GPU memory and the machine has 7.8 GB.",
-      next_step: "Choose a smaller quantisation, or a pool with a larger GPU.",
-    };
+  fail(generation, status, error) {
     Object.assign(status, {
       state: "failed",
       wake: null,
@@ -402,6 +418,18 @@ function model(name) {
     wake: null,
     failure: null,
     last_wake: null,
+    quote: null,
+  };
+}
+
+function quote() {
+  return {
+    hourly: "0.4631",
+    least: "0.1274",
+    currency: "USD",
+    basis: "spot g5.xlarge",
+    source: "AWS spot price history",
+    at: now(),
   };
 }
 

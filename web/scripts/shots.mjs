@@ -96,6 +96,7 @@ async function tour(kind, theme) {
   await page.getByRole("button", { name: "Stop" }).click();
   await page.getByText("Stopped.", { exact: true }).waitFor();
   await pick(page, "llama-3.2-3b");
+  await shot("6-price");
   await ask(page, "Wake up, please.");
   await page.waitForTimeout(9_500);
   await shot("6-waking");
@@ -110,6 +111,19 @@ async function tour(kind, theme) {
   await shot("9-failed");
   await page.getByRole("button", { name: "Use the API" }).first().click();
   await shot("10-api");
+  await page.keyboard.press("Escape");
+  await page.goto(mock.url);
+  mock.world.models.find((one) => one.name === "llama-3.2-3b").state = "asleep";
+  mock.world.status();
+  await pick(page, "llama-3.2-3b");
+  await ask(page, "Is the budget large enough?");
+  await page.getByText("Budget does not allow it").waitFor({ timeout: 20_000 });
+  await shot("12-budget");
+  await page.goto(mock.url);
+  await ask(page, "Please reclaim it.");
+  await page.getByText("The machine is gone").waitFor({ timeout: 40_000 });
+  await page.waitForTimeout(4_000);
+  await shot("13-gone");
   await page.keyboard.press("Escape");
   mock.world.signedIn = false;
   await page.reload();

@@ -15,6 +15,15 @@ export const strings = {
     crashedHelp: "Your chats are safe on the server. Reloading usually helps.",
     reload: "Reload",
   },
+  money: {
+    lessThan: (amount: string) => `less than ${amount}`,
+    estimate: "estimate",
+    soFar: (amount: string) => `${amount} so far`,
+    wake: (hourly: string, least: string) => `waking costs about ${hourly}, at least ${least} (estimate)`,
+    asleep: (model: string, price: string) => `${model} is asleep · ${price}`,
+    notUp: (model: string, price: string) => `${model} is not up · ${price}`,
+    from: (basis: string, source: string) => `${basis}; price from: ${source}`,
+  },
   errors: {
     unreachable: "The server cannot be reached.",
     tooLong: {
@@ -130,6 +139,7 @@ export const strings = {
     tokens: (count: string, n: number) => `${count} ${n === 1 ? "token" : "tokens"}`,
     rate: (rate: string) => `${rate} tok/s`,
     wokeIn: (duration: string) => `woke in ${duration}`,
+    wokeFor: (duration: string, cost: string) => `woke in ${duration}, ${cost}`,
     ttft: (duration: string) => `first token after ${duration}`,
     promptTokens: (count: string) => `${count} tokens read`,
     thinking: "Thinking",
@@ -183,6 +193,9 @@ export const strings = {
   wake: {
     title: (model: string) => `Waking ${model}`,
     queued: (model: string) => `Asking for ${model}`,
+    again: "The machine is gone",
+    againHeld:
+      "The machine that was answering was taken back or lost. What is written is kept, and the answer goes on as soon as another one is up.",
     held: "Your question waits here and is answered as soon as the model is up. You can leave this page.",
     usually: (range: string) => `usually ${range}`,
     firstTime: "The first wake: how long it takes is not known yet.",
@@ -221,7 +234,7 @@ export const strings = {
       out_of_memory: "Out of memory",
       mesh_timeout: "Network not joined in time",
       boot_deadline: "Took too long to start",
-      budget: "Budget spent",
+      budget: "Budget does not allow it",
       gated_model: "Licence not accepted",
       model_not_found: "Model not found",
       model_corrupt: "Model file damaged",

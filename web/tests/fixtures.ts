@@ -1,7 +1,7 @@
 /**
  * Complete values of the contract's shapes, to be changed where a test cares.
  */
-import type { Chat, Message, ModelStatus, StartedFrame, Wake } from "../src/api/types";
+import type { Chat, Message, ModelStatus, Quote, Running, StartedFrame, Wake } from "../src/api/types";
 
 export function aModel(change: Partial<ModelStatus> = {}): ModelStatus {
   return {
@@ -22,6 +22,7 @@ export function aModel(change: Partial<ModelStatus> = {}): ModelStatus {
     wake: null,
     failure: null,
     last_wake: null,
+    quote: null,
     ...change,
   };
 }
@@ -38,9 +39,27 @@ export function aWake(change: Partial<Wake> = {}): Wake {
       { ...stage, name: "load", started_at: null, ended_at: null },
     ],
     eta: { p50: 10, p90: 20 },
+    cost: null,
     ...change,
   };
 }
+
+export const QUOTE: Quote = {
+  hourly: "0.2104",
+  least: "0.0531",
+  currency: "USD",
+  basis: "spot g4dn.xlarge",
+  source: "AWS spot price history",
+  at: 900,
+};
+
+/** Bills since 1000. */
+export const RUNNING: Running = {
+  hourly: "0.2104",
+  currency: "USD",
+  basis: "spot g4dn.xlarge, eu-central-1a",
+  since: 1000,
+};
 
 export function aChat(change: Partial<Chat> = {}): Chat {
   return {

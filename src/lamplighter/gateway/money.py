@@ -8,6 +8,7 @@ from lamplighter.costs import amount_of, nanos_of
 from lamplighter.store.ledger import Entry, PoolCost
 
 Json = dict[str, Any]
+_MILLIONTH = Decimal("0.000001")
 
 
 def _text(nanos: int, currency: str) -> str:
@@ -51,6 +52,15 @@ def spent_json(cost: PoolCost | None) -> Json | None:
     if cost is None:
         return None
     return {"amount": _text(cost.spent, cost.currency), "currency": cost.currency, "since": cost.since}
+
+
+def so_far_json(running: Json | None, now: float) -> Json | None:
+    """What a replica has cost until `now` (Unix seconds), from what `running_json` told of it: an estimate, to a millionth."""
+    if running is None:
+        return None
+    seconds = Decimal(str(round(max(0.0, now - running["since"]), 3)))
+    amount = (Decimal(running["hourly"]) * seconds / 3600).quantize(_MILLIONTH)
+    return {"amount": format(amount, "f"), "currency": running["currency"]}
 
 
 def running_json(entry: Entry | None) -> Json | None:

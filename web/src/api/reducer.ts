@@ -4,7 +4,16 @@
  * Not responsible for sockets or timing. The rules: seq runs 1, 2, 3 without gaps; what was seen is dropped; a gap
  * means that frames were lost, and the caller must tail again after `seq`.
  */
-import type { ApiError, GenerationEvent, Message, MessageStatus, SnapshotFrame, Usage, Wake } from "./types";
+import type {
+  Amount,
+  ApiError,
+  GenerationEvent,
+  Message,
+  MessageStatus,
+  SnapshotFrame,
+  Usage,
+  Wake,
+} from "./types";
 
 export interface Generation {
   id: string;
@@ -17,6 +26,8 @@ export interface Generation {
   /** A reasoning model's thoughts: shown while it thinks, not part of the answer and not kept. */
   thinking: string;
   wake: Wake | null;
+  /** What the machine had cost by then, once the wake is over. */
+  wakeCost: Amount | null;
   /** Seconds the wake took, once it is over. */
   wokeIn: number | null;
   usage: Usage | null;
@@ -40,6 +51,7 @@ export function newGeneration(
     text: "",
     thinking: "",
     wake: null,
+    wakeCost: null,
     wokeIn: null,
     usage: null,
     error: null,
@@ -74,14 +86,14 @@ export function applyEvent(
     case "wake":
       return [
         "woke_in" in event.data
-          ? { ...next, wokeIn: event.data.woke_in }
+          ? { ...next, wokeIn: event.data.woke_in, wakeCost: event.data.cost ?? null }
           : { ...next, wake: event.data, wokeIn: null },
         "applied",
       ];
     case "delta":
-      return [{ ...next, text: generation.text + event.data.text }, "applied"];
+      return [resumed({ ...next, text: generation.text + event.data.text }), "applied"];
     case "thinking":
-      return [{ ...next, thinking: generation.thinking + event.data.text }, "applied"];
+      return [resumed({ ...next, thinking: generation.thinking + event.data.text }), "applied"];
     case "usage":
       return [{ ...next, usage: event.data }, "applied"];
     case "error":
@@ -95,6 +107,16 @@ export function applyEvent(
       // A newer server may send kinds this page does not know: count them, or every later event is a gap.
       return [next, "applied"];
   }
+}
+
+/** Whether another machine is woken to go on with what is written already: the one that wrote it is gone. */
+export function isWakingAgain(generation: Generation): boolean {
+  return generation.text !== "" && generation.wake !== null && generation.wokeIn === null;
+}
+
+/** Words come again: the wake in the middle of the answer is over, which no event says. */
+function resumed(generation: Generation): Generation {
+  return isWakingAgain(generation) ? { ...generation, wake: null } : generation;
 }
 
 /** The log was trimmed: the text so far replaces ours, unless we are already ahead of it. */

@@ -30,6 +30,31 @@ export interface Eta {
   p90: number;
 }
 
+/** What a running machine costs: so far = hours since `since` times `hourly`. Amounts are exact decimals, as text. */
+export interface Running {
+  hourly: string;
+  currency: string;
+  /** For people, such as `spot g4dn.xlarge, eu-central-1a`. */
+  basis: string;
+  since: number;
+}
+
+/** What the next wake would cost: an estimate. `least`: if nobody asks a second time. */
+export interface Quote {
+  hourly: string;
+  least: string;
+  currency: string;
+  basis: string;
+  /** Where the price is from, for people. */
+  source: string;
+  at: number;
+}
+
+export interface Amount {
+  amount: string;
+  currency: string;
+}
+
 export interface Wake {
   id: string;
   started_at: number;
@@ -37,6 +62,8 @@ export interface Wake {
   stages: Stage[];
   /** Seconds of the whole wake, from past wakes; null before the first. */
   eta: Eta | null;
+  /** Null before there is a machine, and where machines cost nothing. */
+  cost?: Running | null;
 }
 
 export type ModelState = "asleep" | "waking" | "awake" | "draining" | "failed";
@@ -68,6 +95,8 @@ export interface ModelStatus {
   wake: Wake | null;
   failure: Failure | null;
   last_wake: { seconds: number; at: number } | null;
+  /** What the next wake would cost; null when nobody knows, or it costs nothing. */
+  quote?: Quote | null;
 }
 
 export interface Catalogue {
@@ -92,6 +121,8 @@ export interface Usage {
   seconds: number | null;
   tokens_per_second: number | null;
   wake_seconds: number | null;
+  /** What the machine had cost when the wake was over: an estimate. */
+  wake_cost?: Amount | null;
 }
 
 export interface Message {
@@ -163,7 +194,7 @@ export type ClientFrame =
 
 // What the server says.
 export type GenerationEvent = { generation_id: string; seq: number } & (
-  | { kind: "wake"; data: Wake | { woke_in: number } }
+  | { kind: "wake"; data: Wake | { woke_in: number; cost?: Amount | null } }
   | { kind: "delta"; data: { text: string } }
   | { kind: "thinking"; data: { text: string } }
   | { kind: "usage"; data: Usage }

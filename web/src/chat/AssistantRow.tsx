@@ -5,7 +5,7 @@
  */
 import { memo } from "react";
 import { modelNamed, useLive } from "../api/live";
-import type { Generation } from "../api/reducer";
+import { type Generation, isWakingAgain } from "../api/reducer";
 import type { Message, ModelStatus } from "../api/types";
 import { useApp } from "../context";
 import { strings } from "../strings";
@@ -52,6 +52,11 @@ export const AssistantRow = memo(function AssistantRow(props: AssistantRowProps)
     >
       <h2 className="sr-only">{t.answeredBy(message.model ?? "")}</h2>
       {text !== "" && <Markdown text={text} streaming={streaming} />}
+      {streaming && text !== "" && generation && isWakingAgain(generation) && (
+        <div className="mt-3">
+          <Waiting generation={generation} model={message.model} />
+        </div>
+      )}
       {streaming && text === "" && <Waiting generation={generation} model={message.model} />}
       {streaming && generation?.error && <FailureCard title={t.failed} error={generation.error} />}
       {!streaming && <Ending message={message} onRetry={regenerate} onContinue={resume} />}
@@ -66,6 +71,7 @@ export const AssistantRow = memo(function AssistantRow(props: AssistantRowProps)
             model={message.model}
             usage={message.usage ?? generation?.usage ?? null}
             wokeIn={generation?.wokeIn ?? null}
+            wakeCost={generation?.wakeCost ?? null}
           />
           {!streaming && (
             <span
@@ -101,6 +107,9 @@ function Waiting({ generation, model }: { generation: Generation | undefined; mo
     <WakeCard
       model={name}
       wake={generation.wake ?? status?.wake ?? null}
+      cost={generation.wake?.cost ?? status?.wake?.cost ?? null}
+      quote={status?.quote ?? null}
+      again={isWakingAgain(generation)}
       meanwhile={meanwhileThere ? meanwhile : null}
       admin={session.admin}
       cancelling={generation.stopping}

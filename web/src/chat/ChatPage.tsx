@@ -11,7 +11,7 @@ import { live, liveGenerationOf, modelNamed, type Pending, useLive } from "../ap
 import { useBranch, useOlder, useUpdateChat } from "../api/queries";
 import type { Message } from "../api/types";
 import { useApp } from "../context";
-import { canChat, defaultModel } from "../models/describe";
+import { canChat, defaultModel, wakePrice } from "../models/describe";
 import { ModelPicker } from "../models/ModelPicker";
 import { noteRead, WeakNote } from "../models/WeakNote";
 import { strings } from "../strings";
@@ -19,12 +19,14 @@ import { Button, IconButton } from "../ui/button";
 import { cx } from "../ui/cx";
 import { Code, Compose, MenuLines, Sidebar as SidebarIcon, Sliders } from "../ui/icons";
 import { recall, remember } from "../ui/storage";
+import { PriceNote } from "../wake/PriceNote";
 import { Composer } from "./Composer";
 import { Empty } from "./Empty";
 import { Instructions } from "./Instructions";
 import { Thread } from "./Thread";
 
 const t = strings.chat;
+const PRICE = "wake-price";
 
 interface ChatPageProps {
   chatId: string | null;
@@ -175,7 +177,9 @@ export function ChatPage({ chatId, sidebarOpen, onSidebar, onNewChat, onApi }: C
             <WeakNote key={status.name} model={status} admin={session.admin} onChoose={choose} />
           </div>
         )}
+        {status && !busy && <PriceNote id={PRICE} model={status} />}
         <Composer
+          describedBy={status && !busy && wakePrice(status) ? PRICE : undefined}
           view={view}
           isNew={chatId === null}
           model={model}

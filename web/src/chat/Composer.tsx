@@ -18,6 +18,8 @@ interface ComposerProps {
   view: string;
   isNew: boolean;
   model: string | null;
+  /** The id of what is said about sending, if anything is. */
+  describedBy?: string | undefined;
   /** An answer is being written (or waited for) in this chat. */
   busy: boolean;
   stopping: boolean;
@@ -28,7 +30,7 @@ interface ComposerProps {
 }
 
 export function Composer(props: ComposerProps) {
-  const { view, isNew, model, busy, stopping, queued, onSend, onStop, onQueued } = props;
+  const { view, isNew, model, describedBy, busy, stopping, queued, onSend, onStop, onQueued } = props;
   const text = useDrafts((state) => state[view] ?? "");
   const area = useRef<HTMLTextAreaElement>(null);
   const ready = text.trim() !== "" && model !== null;
@@ -86,6 +88,7 @@ export function Composer(props: ComposerProps) {
           rows={1}
           value={text}
           aria-label={t.label}
+          aria-describedby={describedBy}
           placeholder={t.placeholder(model)}
           onChange={(event) => {
             waiting.current = false;

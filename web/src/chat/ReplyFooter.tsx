@@ -1,10 +1,10 @@
 /**
  * Under each answer: who answered, what it took, and what can be done with it.
  */
-import type { Usage } from "../api/types";
+import type { Amount, Usage } from "../api/types";
 import { strings } from "../strings";
 import { IconButton } from "../ui/button";
-import { count, duration, rate } from "../ui/format";
+import { count, duration, money, rate } from "../ui/format";
 import { useCopy } from "../ui/hooks";
 import { Check, ChevronLeft, ChevronRight, Copy } from "../ui/icons";
 
@@ -15,17 +15,24 @@ interface FactsProps {
   usage: Usage | null;
   /** Seconds of the wake that came before, if any. */
   wokeIn: number | null;
+  /** What its machine had cost when it was up. */
+  wakeCost: Amount | null;
 }
 
-export function ReplyFacts({ model, usage, wokeIn }: FactsProps) {
+export function ReplyFacts({ model, usage, wokeIn, wakeCost }: FactsProps) {
   const woke = usage?.wake_seconds ?? wokeIn;
+  const cost = usage?.wake_cost ?? wakeCost;
   const facts = [
     model,
     usage?.completion_tokens != null
       ? t.tokens(count(usage.completion_tokens), usage.completion_tokens)
       : null,
     usage?.tokens_per_second != null ? t.rate(rate(usage.tokens_per_second)) : null,
-    woke !== null ? t.wokeIn(duration(woke)) : null,
+    woke === null
+      ? null
+      : cost === null
+        ? t.wokeIn(duration(woke))
+        : t.wokeFor(duration(woke), money(cost.amount, cost.currency)),
   ].filter((fact): fact is string => fact !== null && fact !== "");
   const more = [
     usage?.prompt_tokens != null ? t.promptTokens(count(usage.prompt_tokens)) : null,

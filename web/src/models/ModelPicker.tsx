@@ -16,7 +16,7 @@ import { contextSize, roughly } from "../ui/format";
 import { useNow } from "../ui/hooks";
 import { Check, ChevronDown, Clock, Moon, Refresh, Sun } from "../ui/icons";
 import { WithCode } from "../ui/WithCode";
-import { canChat, describeModel, ticks } from "./describe";
+import { canChat, describeModel, ticks, wakePrice } from "./describe";
 import { Lamp } from "./Lamp";
 
 const t = strings.models;
@@ -136,6 +136,7 @@ function Row({ model, chosen, admin, onChoose }: RowProps) {
   const skew = useLive((state) => state.skew);
   const now = serverNow(skew, useNow(1_000, ticks(model)));
   const failure = model.state === "failed" ? model.failure : null;
+  const price = wakePrice(model);
   return (
     <li className="group/row relative flex items-start gap-1 rounded-xl hover:bg-hover has-data-choose:focus-within:bg-hover">
       <button
@@ -177,6 +178,14 @@ function Row({ model, chosen, admin, onChoose }: RowProps) {
           {failure?.next_step && (
             <span className="mt-1 block text-[13px] leading-snug text-muted">
               <WithCode text={failure.next_step} />
+            </span>
+          )}
+          {price && (
+            <span
+              title={model.quote ? strings.money.from(model.quote.basis, model.quote.source) : undefined}
+              className="mt-1 block text-[13px] leading-snug text-muted"
+            >
+              {price.charAt(0).toUpperCase() + price.slice(1)}
             </span>
           )}
         </span>

@@ -5,7 +5,7 @@
  */
 import type { ModelStatus, Stage, Wake } from "../api/types";
 import { strings } from "../strings";
-import { clock, duration, roughly } from "../ui/format";
+import { clock, duration, money, perHour, roughly } from "../ui/format";
 
 const t = strings.models;
 
@@ -82,6 +82,13 @@ export function describeModel(model: ModelStatus, now: number): string {
     case "failed":
       return model.failure ? `${t.failed}: ${model.failure.message}` : t.failed;
   }
+}
+
+/** What waking it would cost, in words; null when it is up, or costs nothing. */
+export function wakePrice(model: ModelStatus): string | null {
+  const { quote, state } = model;
+  if (!quote || state === "awake" || state === "waking") return null;
+  return strings.money.wake(perHour(quote.hourly, quote.currency), money(quote.least, quote.currency));
 }
 
 /** Whether the description changes by itself, second by second. */

@@ -1,6 +1,7 @@
 /**
  * Numbers, durations and days as people read them. Pure; durations are seconds.
  */
+import type { Running } from "../api/types";
 import { strings } from "../strings";
 
 /** 0.84 -> "0.8 s", 14 -> "14 s", 94 -> "1 min 34 s", 7300 -> "2 h 2 min". */
@@ -42,6 +43,28 @@ export function clock(seconds: number): string {
   return s < 3600
     ? `${Math.floor(s / 60)}:${rest}`
     : `${Math.floor(s / 3600)}:${two(Math.floor((s % 3600) / 60))}:${rest}`;
+}
+
+/** "0.2104" -> "0.21 USD", "0.0054" -> "0.005 USD": what is less than a tenth has one more digit. For showing, never for sums. */
+export function money(amount: string | number, currency: string): string {
+  const n = Number(amount);
+  if (!Number.isFinite(n)) return `${amount} ${currency}`;
+  if (n > 0 && n < 0.001) return `${strings.money.lessThan(`0.001 ${currency}`)}`;
+  const text =
+    n < 0.1
+      ? n.toFixed(3).replace(/0$/, "")
+      : n.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  return `${text} ${currency}`;
+}
+
+/** "0.2104" -> "0.21 USD/h". */
+export function perHour(amount: string, currency: string): string {
+  return `${money(amount, currency)}/h`;
+}
+
+/** What a machine has cost at `now` (the server's Unix seconds). */
+export function soFar(of: Running, now: number): number {
+  return (Math.max(0, now - of.since) / 3600) * Number(of.hourly);
 }
 
 export function count(n: number): string {

@@ -7,22 +7,31 @@ import { useMutation } from "@tanstack/react-query";
 import { useEffect } from "react";
 import { http } from "../api/http";
 import { live, serverNow, useLive } from "../api/live";
-import type { Eta, Stage, Wake } from "../api/types";
+import type { Eta, Quote, Running, Stage, Wake } from "../api/types";
 import { type Pace, pace, stageName } from "../models/describe";
 import { Lamp } from "../models/Lamp";
 import { strings } from "../strings";
 import { Button } from "../ui/button";
 import { cx } from "../ui/cx";
-import { duration, durationRange, roughly } from "../ui/format";
+import { duration, durationRange, money, perHour, roughly, soFar } from "../ui/format";
 import { useNow } from "../ui/hooks";
-import { Check } from "../ui/icons";
+import { Alert, Check } from "../ui/icons";
 
 const t = strings.wake;
+const m = strings.money;
+/** The stage whose detail stays when it is over: which machine was found, and what it took the place of. */
+const FOUND = "capacity";
 
 interface WakeCardProps {
   model: string;
   /** Null until the first news of the wake. */
   wake: Wake | null;
+  /** What its machine costs, once there is one. */
+  cost?: Running | null;
+  /** What was expected of the cost, until then. */
+  quote?: Quote | null;
+  /** The answer had begun, and its machine is gone. */
+  again?: boolean;
   /** The model that may answer meanwhile, when the configuration names one. */
   meanwhile: string | null;
   admin: boolean;
@@ -34,6 +43,9 @@ interface WakeCardProps {
 export function WakeCard({
   model,
   wake,
+  cost = null,
+  quote = null,
+  again = false,
   meanwhile,
   admin,
   cancelling,
@@ -49,9 +61,11 @@ export function WakeCard({
       aria-label={t.title(model)}
       className="w-full max-w-xl animate-appear overflow-hidden rounded-2xl border border-line bg-surface"
     >
-      <Heading model={model} wake={wake} speed={speed} now={now} />
+      <Heading model={model} wake={wake} speed={speed} now={now} again={again} />
+      <Price cost={cost} quote={quote} now={now} />
       {wake && (
         <ol className="flex flex-col gap-0.5 px-4 pb-3">
+          {again && <GoneRow />}
           {wake.stages.map((stage) => (
             <StageRow key={stage.name} stage={stage} now={now} slow={speed.kind === "slow"} />
           ))}
@@ -77,11 +91,13 @@ function Heading({
   wake,
   speed,
   now,
+  again,
 }: {
   model: string;
   wake: Wake | null;
   speed: Pace;
   now: number;
+  again: boolean;
 }) {
   const elapsed = wake ? Math.max(0, now - wake.started_at) : 0;
   return (
@@ -96,9 +112,38 @@ function Heading({
       {wake?.eta && <Bar of={wake.eta} elapsed={elapsed} />}
       <p className="mt-2 text-[13px] leading-relaxed text-muted">
         {wake && <Expectation wake={wake} speed={speed} />}
-        {t.held}
+        {again ? t.againHeld : t.held}
       </p>
     </header>
+  );
+}
+
+/** What runs and what it costs by now; before there is a machine, what was expected. Always said to be an estimate. */
+function Price({ cost, quote, now }: { cost: Running | null; quote: Quote | null; now: number }) {
+  const of = cost ?? quote;
+  if (!of) return null;
+  return (
+    <p
+      title={quote ? m.from(quote.basis, quote.source) : undefined}
+      className="px-4 pb-2.5 text-[13px] leading-relaxed text-muted [overflow-wrap:anywhere]"
+    >
+      <span className="text-ink">
+        {of.basis} · {perHour(of.hourly, of.currency)}
+        {/* Only what counts: Inter's tabular hyphen is as wide as a digit, and a zone's name has two. */}
+        {cost && <span className="tabular-nums"> · {m.soFar(money(soFar(cost, now), cost.currency))}</span>}
+      </span>{" "}
+      ({m.estimate})
+    </p>
+  );
+}
+
+/** What happened before the first stage of a wake in the middle of an answer. */
+function GoneRow() {
+  return (
+    <li className="flex gap-2.5 py-1 text-[13px] leading-5">
+      <Alert size={15} className="mt-0.5 shrink-0 text-danger" />
+      <span className="min-w-0 flex-1 text-muted">{t.again}</span>
+    </li>
   );
 }
 
@@ -170,7 +215,7 @@ function StageRow({ stage, now, slow }: { stage: Stage; now: number; slow: boole
             className="mt-1.5 mb-1 h-[3px]"
           />
         )}
-        {running && stage.detail && (
+        {(running || (over && stage.name === FOUND)) && stage.detail && (
           <p
             className={cx(
               "mt-0.5 text-xs leading-relaxed text-muted [overflow-wrap:anywhere]",

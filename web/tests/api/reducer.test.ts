@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { applyEvent, applySnapshot, newGeneration } from "../../src/api/reducer";
+import { applyEvent, applySnapshot, isWakingAgain, newGeneration } from "../../src/api/reducer";
 import type { GenerationEvent } from "../../src/api/types";
-import { aMessage, aWake } from "../fixtures";
+import { aMessage, aWake, RUNNING } from "../fixtures";
 
 const fresh = () => newGeneration({ id: "gen_1", chatId: "cht_1", messageId: "msg_a", model: "small" });
 const delta = (seq: number, text: string): GenerationEvent => ({
@@ -78,6 +78,38 @@ describe("an answer's events", () => {
     expect(state.wake).toEqual(wake);
     [state] = applyEvent(state, { generation_id: "gen_1", seq: 2, kind: "wake", data: { woke_in: 1.4 } });
     expect(state.wokeIn).toBe(1.4);
+  });
+
+  it("remembers what the wake cost", () => {
+    /** "woke in 94 s" would hide the price until the bill. */
+    const event = { generation_id: "gen_1", kind: "wake" } as const;
+    let [state] = applyEvent(fresh(), { ...event, seq: 1, data: aWake({ cost: RUNNING }) });
+    [state] = applyEvent(state, {
+      ...event,
+      seq: 2,
+      data: { woke_in: 94, cost: { amount: "0.005494", currency: "USD" } },
+    });
+    expect(state.wakeCost).toEqual({ amount: "0.005494", currency: "USD" });
+    [state] = applyEvent(fresh(), { ...event, seq: 1, data: { woke_in: 1.4 } });
+    expect(state.wakeCost).toBeNull();
+  });
+
+  it("knows a wake in the middle of an answer, and its end", () => {
+    /** A machine that is taken back would look like an answer that hangs; or the card would stay over the rest of it. */
+    let [state] = applyEvent(fresh(), { generation_id: "gen_1", seq: 1, kind: "wake", data: aWake() });
+    expect(isWakingAgain(state)).toBe(false);
+    [state] = applyEvent(state, { generation_id: "gen_1", seq: 2, kind: "wake", data: { woke_in: 1.4 } });
+    [state] = applyEvent(state, delta(3, "One "));
+    expect(isWakingAgain(state)).toBe(false);
+    [state] = applyEvent(state, {
+      generation_id: "gen_1",
+      seq: 4,
+      kind: "wake",
+      data: aWake({ id: "wak_2" }),
+    });
+    expect(isWakingAgain(state)).toBe(true);
+    [state] = applyEvent(state, delta(5, "two"));
+    expect([isWakingAgain(state), state.text]).toEqual([false, "One two"]);
   });
 
   it("ends with the settled message", () => {

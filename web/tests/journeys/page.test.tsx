@@ -91,6 +91,44 @@ it("shows the wake, then the answer and how long the wake took", async () => {
   expect(screen.queryByText("Waking llama-3.2-3b")).toBeNull();
 });
 
+it("says the price before and during a wake, and what the wake has cost", async () => {
+  /** Money would be spent that nobody was told of. */
+  open();
+  await choose("llama-3.2-3b");
+  const note = await screen.findByText(
+    /^llama-3.2-3b is asleep · waking costs about 0.46 USD\/h, at least 0.13 USD/,
+  );
+  expect((await composer()).getAttribute("aria-describedby")).toBe(note.id);
+  mock.world.holdStage = 2;
+  await ask("Wake up.");
+  expect(await screen.findByText(/^spot g5.xlarge, eu-central-1b · 0.46 USD\/h/, {}, PATIENCE)).toBeTruthy();
+  expect(screen.queryByText(/is asleep ·/)).toBeNull();
+  mock.world.holdStage = Number.POSITIVE_INFINITY;
+  expect(await screen.findByText(/woke in [\d.]+ s, less than 0.001 USD/, {}, PATIENCE)).toBeTruthy();
+});
+
+it("goes on on another machine when the first is taken back", async () => {
+  /** A spot machine that goes away would look like an answer that hangs. */
+  mock.world.answer = `${"word ".repeat(60)}end.`;
+  open();
+  await choose("llama-3.2-3b");
+  await ask("Please reclaim it.");
+  expect(await screen.findByText("The machine is gone", {}, PATIENCE)).toBeTruthy();
+  expect(screen.getByText(/What is written is kept/)).toBeTruthy();
+  expect(await screen.findByText(/end\.$/, {}, PATIENCE)).toBeTruthy();
+  expect(screen.queryByText("The machine is gone")).toBeNull();
+});
+
+it("says what is left when the budget refuses", async () => {
+  /** A person would try again and again what cannot be paid. */
+  open();
+  await choose("llama-3.2-3b");
+  await ask("Is there budget left?");
+  expect(await screen.findByText("· Budget does not allow it", {}, PATIENCE)).toBeTruthy();
+  expect(screen.getByText(/0.03 USD is left/)).toBeTruthy();
+  expect(screen.getByText("Raise the budget, or wait for its next period.")).toBeTruthy();
+});
+
 it("loses nothing when the line drops in the middle of an answer", async () => {
   /** A phone that changes from Wi-Fi to mobile would cut every answer. */
   mock.world.holdAfter = 12;

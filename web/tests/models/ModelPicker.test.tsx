@@ -4,7 +4,7 @@ import userEvent from "@testing-library/user-event";
 import { beforeEach, expect, it, vi } from "vitest";
 import { useLive } from "../../src/api/live";
 import { ModelPicker } from "../../src/models/ModelPicker";
-import { aModel } from "../fixtures";
+import { aModel, QUOTE } from "../fixtures";
 
 const onChoose = vi.fn();
 
@@ -92,4 +92,13 @@ it("says when a failed model may be tried again", async () => {
   expect(screen.getByText("Could not wake: No machine.")).toBeTruthy();
   expect(screen.getByText("It may be tried again in 45 s.")).toBeTruthy();
   expect(screen.getByText("Wait.")).toBeTruthy();
+});
+
+it("says what waking a model will cost, and where the price is from", async () => {
+  /** One would choose the machine for 3 USD an hour as lightly as the one that is free. */
+  useLive.setState({ models: [aModel({ state: "awake" }), aModel({ name: "big", quote: QUOTE })] });
+  await open();
+  const price = screen.getByText("Waking costs about 0.21 USD/h, at least 0.053 USD (estimate)");
+  expect(price.title).toBe("spot g4dn.xlarge; price from: AWS spot price history");
+  expect(price.closest("button")?.textContent).toMatch(/^big/);
 });

@@ -1,6 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { currentStage, defaultModel, describeModel, pace, stageName } from "../../src/models/describe";
-import { aModel, aWake } from "../fixtures";
+import {
+  currentStage,
+  defaultModel,
+  describeModel,
+  pace,
+  stageName,
+  wakePrice,
+} from "../../src/models/describe";
+import { aModel, aWake, QUOTE } from "../fixtures";
 
 describe("a model's state in words", () => {
   const cases: [string, ReturnType<typeof aModel>, number, string][] = [
@@ -71,4 +78,25 @@ it("begins with a model that can chat", () => {
   expect(defaultModel(models, "big")).toBe("big");
   expect(defaultModel(models, "gone")).toBe("small");
   expect(defaultModel([], null)).toBeNull();
+});
+
+describe("what a wake will cost", () => {
+  const price = "waking costs about 0.21 USD/h, at least 0.053 USD (estimate)";
+  it.each([
+    ["asleep", price],
+    ["failed", price],
+    ["draining", price],
+    ["awake", null],
+    ["waking", null],
+  ] as const)("%s", (state, words) => {
+    /** A question would cost money that nobody was told of; or a price would be shown for what runs already. */
+    expect(wakePrice(aModel({ state, quote: QUOTE }))).toBe(words);
+  });
+
+  it("is not made up", () => {
+    /** A model on the machine itself would seem to cost something; an older server sends no quote at all. */
+    expect(wakePrice(aModel())).toBeNull();
+    const { quote: _, ...older } = aModel();
+    expect(wakePrice(older)).toBeNull();
+  });
 });

@@ -1,5 +1,14 @@
 import { expect, it } from "vitest";
-import { clock, dayGroup, duration, durationRange, roughly } from "../../src/ui/format";
+import {
+  clock,
+  dayGroup,
+  duration,
+  durationRange,
+  money,
+  perHour,
+  roughly,
+  soFar,
+} from "../../src/ui/format";
 
 it("says durations as people do", () => {
   /** "94.0 s" and "0 min" would be shown for waits. */
@@ -40,4 +49,29 @@ it("groups by calendar day, not by 24 hours", () => {
   expect(dayGroup(at(2026, 10, 17), noon)).toBe("Previous 7 days");
   expect(dayGroup(at(2026, 9, 2), noon)).toBe("October");
   expect(dayGroup(at(2025, 9, 2), noon)).toBe("October 2025");
+});
+
+it("says amounts of money as people do", () => {
+  /** "0.2104 USD" reads like a price list; "0.00 USD" would say that a running machine is free. */
+  const said = ["0.2104", "0.0531", "0.05", "0.0054", "0.0004", "0", "12.3", "1234.5"].map((n) =>
+    money(n, "USD"),
+  );
+  expect(said).toEqual([
+    "0.21 USD",
+    "0.053 USD",
+    "0.05 USD",
+    "0.005 USD",
+    "less than 0.001 USD",
+    "0.00 USD",
+    "12.30 USD",
+    "1,234.50 USD",
+  ]);
+  expect(perHour("0.2104", "EUR")).toBe("0.21 EUR/h");
+  expect(money("a lot", "USD")).toBe("a lot USD");
+});
+
+it("counts what a machine has cost by the server's clock", () => {
+  /** A laptop whose clock is behind would show a negative bill. */
+  expect(soFar({ hourly: "3.6", currency: "USD", basis: "", since: 1_000 }, 1_010)).toBeCloseTo(0.01);
+  expect(soFar({ hourly: "3.6", currency: "USD", basis: "", since: 1_000 }, 900)).toBe(0);
 });

@@ -4,8 +4,9 @@ import userEvent from "@testing-library/user-event";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { useLive } from "../../src/api/live";
 import { FailureCard } from "../../src/wake/FailureCard";
+import { PriceNote } from "../../src/wake/PriceNote";
 import { estimate, WakeCard } from "../../src/wake/WakeCard";
-import { aWake } from "../fixtures";
+import { aModel, aWake, QUOTE, RUNNING } from "../fixtures";
 
 const onCancel = vi.fn();
 const onMeanwhile = vi.fn();
@@ -84,6 +85,59 @@ describe("what to expect", () => {
   });
 });
 
+describe("the price", () => {
+  const priced = () => screen.getByText(/USD\/h/).closest("p")?.textContent;
+
+  it("is what was expected, until there is a machine", () => {
+    /** Nobody would know what a wake costs before the bill began. */
+    show(1004, { quote: QUOTE });
+    expect(priced()).toBe("spot g4dn.xlarge · 0.21 USD/h (estimate)");
+  });
+
+  it("then is the machine's own, counted as it runs", () => {
+    /** The card would show the price of another machine than the one that was found. */
+    show(1094, { quote: QUOTE, cost: RUNNING });
+    expect(priced()).toBe("spot g4dn.xlarge, eu-central-1a · 0.21 USD/h · 0.005 USD so far (estimate)");
+  });
+
+  it("is not shown where a wake costs nothing", () => {
+    /** A model on the same machine would seem to cost something. */
+    show(1004);
+    expect(screen.queryByText(/estimate/)).toBeNull();
+  });
+
+  it("stands above the composer while the model is asleep", () => {
+    /** Whoever presses Enter would learn the price afterwards. */
+    const { rerender } = render(<PriceNote id="p" model={aModel({ quote: QUOTE })} />);
+    const words = "small is asleep · waking costs about 0.21 USD/h, at least 0.053 USD (estimate)";
+    expect(screen.getByText(words).id).toBe("p");
+    rerender(<PriceNote id="p" model={aModel({ state: "failed", quote: QUOTE })} />);
+    expect(screen.getByText(/^small is not up · waking costs/)).toBeTruthy();
+    rerender(<PriceNote id="p" model={aModel({ state: "awake", quote: QUOTE })} />);
+    expect(screen.queryByText(/waking costs/)).toBeNull();
+  });
+});
+
+describe("a machine that is gone", () => {
+  it("is said as the first stage of the next wake", () => {
+    /** Half an answer would stand there, and a card that speaks of a question. */
+    show(1004, { again: true });
+    const items = screen.getAllByRole("listitem").map((item) => item.textContent);
+    expect(items[0]).toBe("The machine is gone");
+    expect(screen.getByText(/What is written is kept/)).toBeTruthy();
+  });
+
+  it("leaves it to be read which machine took its place", () => {
+    /** Nobody would learn that there was no spot capacity, and that an on-demand machine costs three times as much. */
+    const wake = aWake();
+    const detail = "No spot capacity for g4dn.xlarge; an on-demand machine.";
+    const [found, ...rest] = wake.stages;
+    if (!found) throw new Error("no stage");
+    show(1004, { wake: { ...wake, stages: [{ ...found, detail }, ...rest] } });
+    expect(screen.getByText(detail)).toBeTruthy();
+  });
+});
+
 describe("the actions", () => {
   it("cancels", async () => {
     /** Nobody could stop a wake that costs money. */
@@ -132,4 +186,17 @@ describe("a failure", () => {
     await userEvent.click(screen.getByRole("button", { name: "Try again" }));
     expect(onRetry).toHaveBeenCalledOnce();
   });
+});
+
+it("says what is left of a budget and what to do", () => {
+  /** "402" helps nobody. */
+  const error = {
+    code: "budget",
+    message: "The budget does not allow this wake. Of 60 USD/month of the pool 'spot', 0.03 USD is left.",
+    next_step: "Raise the budget, or wait for its next period.",
+  };
+  render(<FailureCard title="llama could not be woken" error={error} />);
+  expect(screen.getByText("· Budget does not allow it")).toBeTruthy();
+  expect(screen.getByText(/0.03 USD is left/)).toBeTruthy();
+  expect(screen.getByText(error.next_step)).toBeTruthy();
 });

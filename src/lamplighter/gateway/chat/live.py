@@ -16,6 +16,7 @@ from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.chat.log import Log
 from lamplighter.gateway.chat.prompt import Prompt
 from lamplighter.gateway.chat.shapes import error_json, wake_json
+from lamplighter.gateway.money import so_far_json
 from lamplighter.gateway.relay import Event, Relay, Started, UpstreamLost, Waking
 from lamplighter.store.generations import Begun
 
@@ -82,6 +83,8 @@ class Live:
     _started_at: float | None = None
     _first_at: float | None = None
     _woke_in: float | None = None
+    _wake_cost: dict[str, Any] | None = None
+    """What the machine had cost when the wake was over."""
     _counts: _Usage | None = None
     _length: int = 0
 
@@ -196,7 +199,8 @@ class Live:
             self.answered_by = item.model
         if item.woke_in is not None:
             self._woke_in = item.woke_in
-            self.log.append("wake", {"woke_in": round(item.woke_in, 3)})
+            self._wake_cost = so_far_json(self._wake["cost"], self.clock.time()) if self._wake is not None else None
+            self.log.append("wake", {"woke_in": round(item.woke_in, 3), **({"cost": cost} if (cost := self._wake_cost) else {})})
 
     def _event(self, item: Event) -> None:
         try:
@@ -263,4 +267,5 @@ class Live:
             "seconds": round(now - self._started_at, 3),
             "tokens_per_second": speed,
             "wake_seconds": None if self._woke_in is None else round(self._woke_in, 3),
+            **({"wake_cost": cost} if (cost := self._wake_cost) else {}),
         }

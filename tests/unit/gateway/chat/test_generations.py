@@ -1,6 +1,7 @@
 """The life of an answer under a clock that the test moves: who may end it, what the store holds meanwhile, what a broken store costs."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from lamplighter.core.errors import RequestError, StoreFull
 from lamplighter.gateway.chat import generations as module
 from lamplighter.gateway.chat.generations import UNWATCHED_SECONDS, Generations
-from lamplighter.gateway.relay import Event
+from lamplighter.gateway.relay import Event, Waking
 from lamplighter.store import chats
 from lamplighter.store import generations as rows
 from lamplighter.store.chats import ChatNotFound
 from lamplighter.store.generations import Again, Ask, Begun
+from lamplighter.store.ledger import Entry
 from lamplighter.testing.clock import VirtualClock
-from tests.unit.gateway.chat.stage import Stage, stage, until
+from tests.unit.gateway.chat.stage import Stage, stage, until, wake
 
 
 async def begin(one: Stage, request: str = "r", content: str = "Q", **ask: Any) -> Begun:
@@ -78,6 +80,29 @@ async def test_events_are_written_in_batches_and_compacted() -> None:
         assert generation.status == message.status == "done"
         assert [event.kind for event in events] == ["done"]
         assert message.content == "abc"
+
+
+async def test_what_a_wake_has_cost_is_told_and_kept() -> None:
+    """If this fails, "woke in 94 s" hides its price, or forgets it when the page is opened again."""
+    clock = VirtualClock()
+    async with stage(clock=clock) as one:
+        begun = await begin(one)
+        call = await one.relay.next()
+        entry = Entry("led_1", "cloud", "quick", "rep_1", "i-1", "spot g4dn.xlarge", 210_400_000, "USD", clock.time(), None)
+        call.say(Waking(replace(wake(), entry=entry)))
+        await clock.advance(90)
+        call.started(94.0)
+        call.text("Here")
+        await clock.advance(0.1)
+        log = await one.control._generations.attach(one.identity, begun.generation.id)
+        shown, woke = [event.data for event in log.between(0) if event.kind == "wake"]
+        assert shown["cost"]["hourly"] == "0.2104"
+        assert woke == {"woke_in": 94.0, "cost": {"amount": "0.005260", "currency": "USD"}}
+        call.end()
+        await clock.advance(1)
+        message = await chats.message(one.store, begun.chat.id, begun.message.id)
+        assert message.usage is not None
+        assert message.usage["wake_cost"] == {"amount": "0.005260", "currency": "USD"}
 
 
 async def test_tokens_that_come_together_travel_together() -> None:
