@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
-from lamplighter.cli.words import ago, circuits, doing
+from lamplighter.cli.words import ago, bills, circuits, doing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,7 +31,8 @@ def status(
 ) -> None:
     """Show what every model is doing.
 
-    Asleep, waking (stage and time left), or awake, and when it goes to sleep. Looking wakes nothing.
+    Asleep, waking (stage and time left), or awake, and when it goes to sleep; what waking costs, what runs costs and what is left of
+    the budgets. Looking wakes nothing.
 
     Exit status 6 when Lamplighter is not running.
     """
@@ -45,7 +46,7 @@ def status(
         else:
             shown = picture(answer, client.url)
             invocation.show({**answer, "server": _server(invocation, client.url)}, shown)
-            for line in circuits(answer) if isinstance(shown, str) else ():
+            for line in (*bills(answer), *circuits(answer)) if isinstance(shown, str) else ():
                 invocation.note(line)
 
 
@@ -74,13 +75,13 @@ def picture(answer: dict[str, Any], url: str) -> "RenderableType":
     columns = ("model", "state", "engine", "pool", "requests", "last wake")
     up_for = ago(now - answer["started_at"]).removesuffix(" ago")
     shown = table(columns, rows, title=f"{url}  ·  Lamplighter {answer['version']}, up {up_for}")
-    failing = circuits(answer)
-    if not failing or isinstance(shown, str):  # a table for programs stays one
+    money, failing = bills(answer), circuits(answer)
+    if not (money or failing) or isinstance(shown, str):  # a table for programs stays one
         return shown
     from rich.console import Group
     from rich.text import Text
 
-    return Group(shown, *(Text(line, style="yellow") for line in failing))
+    return Group(shown, *map(Text, money), *(Text(line, style="yellow") for line in failing))
 
 
 def _watch(client: "Client", answer: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of
-from lamplighter.cli.words import doing
+from lamplighter.cli.words import doing, price, so_far, span
 from lamplighter.core.errors import LamplighterError
 from lamplighter.core.reasons import VERDICTS, WakeFailure
 from lamplighter.core.units import Duration
@@ -56,6 +56,8 @@ def wake(
         raise typer.BadParameter("`never` ends: write a time, or set the pool's sleep_after", param_hint="--keep")
     with invocation.client() as client:
         answer = client.post(f"/api/models/{quote(model, safe='')}/wake", {} if keep is None else {"keep": float(keep)})
+        if answer.get("quote") and answer["state"] != "awake":
+            invocation.note(f"{model}: {price(answer['quote'])}")
         if wait:
             answer = follow(invocation, model, lambda: client.get("/api/status"), until="awake")
     invocation.show(answer, f"{model}: {doing(answer, time.time())}")
@@ -88,13 +90,18 @@ def follow(
 
     Raises WakeFailed when it failed for good, LamplighterError when it is not there any more.
     """
-    said, seen_waking, waited = "", False, 0.0
+    said, seen_waking, waited, cost = "", False, 0.0, None
     while True:
         answer = status()
         found: dict[str, Any] | None = next((model for model in answer["models"] if model["name"] == name), None)
         if found is None:
             raise LamplighterError(f"the model {name!r} is not there any more")
+        cost = (found["wake"] or {}).get("cost") or cost
         if found["state"] == until:
+            if seen_waking and found["last_wake"]:
+                seconds = found["last_wake"]["seconds"]
+                spent = f", {so_far(cost, found['last_wake']['at'])}" if cost else ""
+                invocation.note(f"{name}: woke in {span(seconds)}{spent}")
             return found
         seen_waking = seen_waking or found["state"] == "waking"
         failure = found["failure"] if found["state"] == "failed" else None

@@ -1,5 +1,6 @@
-"""How times, sizes and states read in a terminal. Pure functions."""
+"""How times, sizes, money and states read in a terminal. Pure functions."""
 
+from decimal import Decimal
 from typing import Any
 
 
@@ -37,6 +38,45 @@ def size(count: float) -> str:
     return f"{int(count)} B"
 
 
+def amount(text: str, currency: str) -> str:
+    """An amount of money for people: `0.21 USD`; what is less than a tenth has one more digit."""
+    value = Decimal(text)
+    if 0 < value < Decimal("0.001"):
+        return f"less than 0.001 {currency}"
+    if value < Decimal("0.1"):
+        return f"{value:.3f}".removesuffix("0") + f" {currency}"
+    return f"{value:,.2f} {currency}"
+
+
+def price(quote: dict[str, Any]) -> str:
+    """What a wake would cost, from a Quote of the control API."""
+    hourly, least = (amount(quote[part], quote["currency"]) for part in ("hourly", "least"))
+    return f"waking costs about {hourly}/h, at least {least} (an estimate: {quote['basis']}; {quote['source']})"
+
+
+def so_far(cost: dict[str, Any], now: float) -> str:
+    """What a machine has cost until `now`, from a replica's or a wake's `cost`."""
+    return amount(str(Decimal(cost["hourly"]) * Decimal(str(max(0.0, now - cost["since"]))) / 3600), cost["currency"])
+
+
+def bills(status: dict[str, Any]) -> list[str]:
+    """A sentence for each pool of a Status of the control API that costs money now, or has a budget."""
+    lines = []
+    for pool in status["pools"]:
+        running = [replica["cost"] for replica in pool["replicas"] if replica.get("cost")]
+        said = []
+        if running:
+            hourly = sum((Decimal(cost["hourly"]) for cost in running), Decimal(0))
+            what = ", ".join(sorted({cost["basis"] for cost in running}))
+            said.append(f"{amount(str(hourly), running[0]['currency'])}/h now ({what})")
+        if budget := pool.get("budget"):
+            used, left = (amount(budget[part], budget["currency"]) for part in ("spent", "left"))
+            said.append(f"{used} of {budget['limit']} {budget['currency']}/{budget['period']} spent, {left} left")
+        if said:
+            lines.append(f"pool {pool['name']}: {'; '.join(said)}.")
+    return lines
+
+
 def doing(model: dict[str, Any], now: float) -> str:
     """What a model (a ModelStatus of the control API) is doing, in a few words: `waking: load 40 %, about 0:03 more`."""
     state = model["state"]
@@ -53,6 +93,9 @@ def doing(model: dict[str, Any], now: float) -> str:
         if busy:
             return f"awake: {busy} request{'s' if busy > 1 else ''}"
         return f"awake, sleeps in {span(model['sleeping_at'] - now)}" if model["sleeping_at"] else "awake"
+    quote = model.get("quote")
+    if quote and state == "asleep":
+        return f"asleep, wakes for about {amount(quote['hourly'], quote['currency'])}/h"
     return str(state)
 
 
@@ -80,7 +123,8 @@ def _waking(wake: dict[str, Any] | None, now: float) -> str:
     text = "waking" if current is None else f"waking: {current['name']}"
     if current and current["progress"] is not None:
         text += f" {current['progress']:.0%}"
+    cost = f", {so_far(wake['cost'], now)} so far" if wake.get("cost") else ""
     eta = wake["eta"]["p50"] if wake["eta"] else None
     if eta is not None and eta > now - wake["started_at"]:
-        return f"{text}, about {span(eta - (now - wake['started_at']))} more"
-    return f"{text}, for {span(now - wake['started_at'])}"
+        return f"{text}, about {span(eta - (now - wake['started_at']))} more{cost}"
+    return f"{text}, for {span(now - wake['started_at'])}{cost}"

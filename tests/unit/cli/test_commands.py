@@ -231,6 +231,25 @@ def test_waiting_returns_when_it_is_awake() -> None:
     assert found["state"] == "awake"
 
 
+def test_waking_says_the_price_first_and_the_cost_at_the_end(lamplighter: Run, running: Api) -> None:
+    """A script's author would learn from the bill what it woke."""
+    quote = {"hourly": "0.2104", "least": "0.0531", "currency": "USD", "basis": "spot g4dn.xlarge", "source": "AWS", "at": 1.0}
+    cost = {"hourly": "36", "currency": "USD", "basis": "spot g4dn.xlarge", "since": 970.0}
+    wake = {"started_at": 960.0, "stages": [], "eta": None, "cost": cost}
+    running.answers["POST /api/models/small/wake"] = 202, model(quote=quote)
+    running.answers["GET /api/status"] = [
+        (200, status(model(state="waking", wake=wake))),
+        (200, status(model(state="awake", last_wake={"seconds": 94.0, "at": 1000.0}))),
+    ]
+    answer = lamplighter("wake", "small", "--wait")
+    assert answer.exit == 0
+    assert answer.err.splitlines() == [
+        "small: waking costs about 0.21 USD/h, at least 0.053 USD (an estimate: spot g4dn.xlarge; AWS)",
+        "small: waking, for 0:40, 0.30 USD so far",
+        "small: woke in 1:34, 0.30 USD",
+    ]
+
+
 def test_waiting_ends_with_the_reason_when_it_failed() -> None:
     """A script must not wait for a model that can never wake."""
     failure = {"reason": "out_of_memory", "message": "It does not fit.", "next_step": "A smaller one.", "retry_at": None}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lamplighter.cli.words import ago, circuits, doing, size, span
+from lamplighter.cli.words import ago, amount, bills, circuits, doing, price, size, span
 from tests.unit.cli.conftest import model
 
 
@@ -35,6 +35,45 @@ STAGES = [
 ]
 
 
+QUOTE = {
+    "hourly": "0.2104", "least": "0.0531", "currency": "USD", "basis": "spot g4dn.xlarge", "source": "AWS spot price history", "at": 1.0
+}  # fmt: skip
+RUNNING = {"hourly": "0.2104", "currency": "USD", "basis": "spot g4dn.xlarge, eu-central-1a", "since": 990.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0.2104", "0.21 USD"), ("0.0531", "0.053 USD"), ("0.05", "0.05 USD"), ("0.0004", "less than 0.001 USD"), ("0", "0.00 USD"),
+        ("1234.5", "1,234.50 USD"),
+    ],
+)  # fmt: skip
+def test_amounts(text: str, words: str) -> None:
+    """A machine that runs must never seem to cost nothing."""
+    assert amount(text, "USD") == words
+
+
+def test_a_price_is_called_an_estimate_and_says_where_it_is_from() -> None:
+    """A person would take a spot price for a promise."""
+    said = "waking costs about 0.21 USD/h, at least 0.053 USD (an estimate: spot g4dn.xlarge; AWS spot price history)"
+    assert price(QUOTE) == said
+
+
+def test_pools_that_cost_money_are_told_with_what_is_left() -> None:
+    """Nobody would notice what runs, nor that the month's budget is nearly spent."""
+    budget = {"limit": "60", "period": "month", "spent": "12.31", "left": "47.69", "currency": "USD", "since": 1.0}
+    pools = [
+        {"name": "here", "replicas": [{"cost": None}], "budget": None},
+        {"name": "spot", "replicas": [{"cost": RUNNING}, {"cost": RUNNING}, {}], "budget": budget},
+        {"name": "rare", "replicas": [], "budget": {**budget, "spent": "0", "left": "60"}},
+        {"name": "old", "replicas": []},
+    ]
+    assert bills({"pools": pools}) == [
+        "pool spot: 0.42 USD/h now (spot g4dn.xlarge, eu-central-1a); 12.31 USD of 60 USD/month spent, 47.69 USD left.",
+        "pool rare: 0.00 USD of 60 USD/month spent, 60.00 USD left.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [
@@ -51,6 +90,11 @@ STAGES = [
         ),
         (model(state="waking", wake={"started_at": 990.0, "stages": STAGES, "eta": {"p50": 5.0}}), "waking: load 40%, for 0:10"),
         (model(state="waking", wake={"started_at": 990.0, "stages": STAGES[2:], "eta": None}), "waking, for 0:10"),
+        (model(quote=QUOTE), "asleep, wakes for about 0.21 USD/h"),
+        (
+            model(state="waking", wake={"started_at": 990.0, "stages": STAGES, "eta": None, "cost": RUNNING}),
+            "waking: load 40%, for 0:10, less than 0.001 USD so far",
+        ),
         (model(state="failed"), "failed"),
         (model(state="failed", failure={"message": "Too big.", "retry_at": None}), "failed: Too big."),
         (model(state="failed", failure={"message": "Offline.", "retry_at": 1005.0}), "failed: Offline. Tries again in 0:05."),
