@@ -39,9 +39,9 @@ LEAST: dict[str, Any] = {"installation": "inst-1", "pools": {"spot": {"instance_
 """Variables with which it makes the least."""
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _terraform() -> None:
-    """Skips everything in this folder that needs Terraform, with the reason."""
+@pytest.fixture(scope="session")
+def terraform_there() -> None:
+    """Skips where Terraform or its provider is missing, and says so."""
     why = toolchain.missing()
     if why is not None:
         pytest.skip(why)
@@ -69,7 +69,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 
 @pytest.fixture(scope="session")
-def plans(once: Callable[[str, Callable[[Path], Any]], Any]) -> dict[str, dict[str, Any]]:
+def plans(terraform_there: None, once: Callable[[str, Callable[[Path], Any]], Any]) -> dict[str, dict[str, Any]]:
     """The plans of everything and of the least, from an empty account."""
 
     def make(folder: Path) -> dict[str, Any]:

@@ -1,17 +1,14 @@
 """The module by Terraform's own means: its format, its types, and its mocked tests."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.terraform import toolchain
 from tests.terraform.toolchain import MODULE, Terraform, copy_module
 
-Once = Callable[[str, Callable[[Path], Any]], Any]
 
-
+@pytest.mark.usefixtures("terraform_there")
 def test_it_is_formatted(tmp_path: Path) -> None:
     """Two people's editors would otherwise argue over spaces in every change."""
     config = toolchain.write_config(tmp_path)
@@ -19,6 +16,7 @@ def test_it_is_formatted(tmp_path: Path) -> None:
     assert terraform.run("fmt", "-check", "-recursive", "-no-color").split() == []
 
 
+@pytest.mark.usefixtures("terraform_there")
 @pytest.mark.parametrize("folder", [".", "examples/minimal", "examples/complete"])
 def test_it_is_valid(tmp_path: Path, folder: str) -> None:
     """What a person copies from the examples would end with an error before anything is made."""
@@ -26,6 +24,7 @@ def test_it_is_valid(tmp_path: Path, folder: str) -> None:
     assert "Success" in Terraform.at(tmp_path / "module" / folder).run("validate", "-no-color")
 
 
+@pytest.mark.usefixtures("terraform_there")
 @pytest.mark.timeout(600)
 def test_its_own_tests_pass(tmp_path: Path) -> None:
     """A pool would get the wrong groups, zones, prices or permissions, or nonsense would be taken for a setting."""

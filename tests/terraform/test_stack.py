@@ -17,6 +17,7 @@ from lamplighter.testing.aws import Emulator
 from tests.terraform import policies
 from tests.terraform.applied import Applied, applied_stack
 from tests.terraform.conftest import EVERYTHING
+from tests.terraform.keeper_calls import keeper_calls
 from tests.terraform.remains import remains
 
 
@@ -53,6 +54,15 @@ def _manifest(aws: Emulator, stack: Applied) -> None:
         "volume_id": None,
     }
     assert manifest["pools"]["wide"]["max"] == 4
+
+
+def _keeper_may(stack: Applied) -> None:
+    """Each call that the keeper makes is in its policy: one that is missing would only fail on the real AWS."""
+    text = next(one["values"]["policy"] for one in stack.resources() if one["type"] == "aws_iam_policy")
+    allowed = {action for statement in json.loads(text)["Statement"] for action in statement["Action"]}
+    called = keeper_calls()
+    assert len(called) > 15
+    assert called - allowed == set()
 
 
 def _keeper(aws: Emulator, group: str) -> None:
@@ -127,6 +137,7 @@ def _wish(aws: Emulator, group: str) -> int:
     return int(found[0]["DesiredCapacity"])
 
 
+@pytest.mark.usefixtures("terraform_there")
 @pytest.mark.timeout(900)
 def test_a_stack_from_nothing_to_nothing(tmp_path: Path) -> None:
     """Something would be changed at every apply, a node could do too much or not end, or something would be billed after a destroy."""
@@ -135,6 +146,7 @@ def test_a_stack_from_nothing_to_nothing(tmp_path: Path) -> None:
             assert policies.findings(stack.resources()) == []
             assert list(policies.unknown_actions(stack.resources())) == []
             _manifest(aws, stack)
+            _keeper_may(stack)
 
             group = stack.manifest["pools"]["spot"]["groups"]["spot"]
             _keeper(aws, group)

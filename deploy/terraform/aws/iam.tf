@@ -81,9 +81,8 @@ locals {
         Sid = "SeeWhatRuns", Effect = "Allow", Resource = ["*"], Condition = local.only_this_region
         Action = [
           "autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeScalingActivities", "autoscaling:DescribeScheduledActions",
-          "ec2:DescribeAddresses", "ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeInstanceTypeOfferings",
-          "ec2:DescribeInstanceTypes", "ec2:DescribeSnapshots", "ec2:DescribeSpotPriceHistory", "ec2:DescribeVolumes",
-          "ec2:GetSpotPlacementScores", "servicequotas:GetServiceQuota", "servicequotas:ListServiceQuotas", "tag:GetResources",
+          "ec2:DescribeAddresses", "ec2:DescribeInstances", "ec2:DescribeSpotPriceHistory", "ec2:DescribeVolumes",
+          "ec2:GetSpotPlacementScores", "servicequotas:GetServiceQuota",
         ]
       },
       # AWS answers questions about prices in three regions only, whichever is asked about.
@@ -108,19 +107,16 @@ locals {
       # Orphans that no group holds any more, and the console of a machine that died before it could speak.
       { Sid = "EndOrphans", Effect = "Allow", Action = ["ec2:GetConsoleOutput", "ec2:TerminateInstances"], Resource = [local.our_instances], Condition = local.our_stack },
       {
-        Sid      = "ReadReports", Effect = "Allow", Action = ["sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"]
+        Sid      = "ReadReports", Effect = "Allow", Action = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage"]
         Resource = [for queue in aws_sqs_queue.this : queue.arn]
       },
+      # A node's assignment, which goes with it, and the last logs that it left.
       { Sid = "AssignAndReadLogs", Effect = "Allow", Action = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], Resource = ["${local.bucket}/nodes/*"] },
       {
         Sid       = "ListOwnFolders", Effect = "Allow", Action = ["s3:ListBucket"], Resource = [local.bucket]
         Condition = { StringLike = { "s3:prefix" = concat(["nodes/*"], var.backups ? ["backups/*"] : []) } }
       },
-      # The stack's manifest and the newest baked images.
-      {
-        Sid      = "ReadManifest", Effect = "Allow", Action = ["ssm:GetParameter", "ssm:GetParameters"]
-        Resource = ["${local.arn}:ssm:${local.here}:parameter/${var.stack}/manifest", "${local.arn}:ssm:${local.here}:parameter/${var.stack}/ami/*"]
-      },
+      { Sid = "ReadManifest", Effect = "Allow", Action = ["ssm:GetParameter"], Resource = ["${local.arn}:ssm:${local.here}:parameter/${var.stack}/manifest"] },
       # It writes the hub's token and cannot read it back.
       { Sid = "StoreHubToken", Effect = "Allow", Action = ["secretsmanager:DescribeSecret", "secretsmanager:PutSecretValue"], Resource = [aws_secretsmanager_secret.hub_token.arn] },
     ],

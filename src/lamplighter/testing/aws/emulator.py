@@ -20,6 +20,7 @@ from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from lamplighter.testing.aws import (
+    buckets,
     budgets,
     callers,
     events,
@@ -354,7 +355,7 @@ _CONFIG = Config(
 
 def _install() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    for module in (budgets, callers, events, groups, machines, prices, queues, schedule, templates):
+    for module in (buckets, budgets, callers, events, groups, machines, prices, queues, schedule, templates):
         module.install()
 
 
