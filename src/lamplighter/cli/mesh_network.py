@@ -56,6 +56,9 @@ def render(
     user_data: Annotated[
         str | None, typer.Option("--user-data", metavar="STACK:REGION", help="Also the user data of a lighthouse in EC2.")
     ] = None,
+    folder: Annotated[
+        str | None, typer.Option("--folder", metavar="DIR", help="Where that machine has Nebula's files; default: /etc/nebula.")
+    ] = None,
     ssh: Annotated[bool, typer.Option("--ssh", help="Let laptops reach port 22 of home.")] = False,
     gateway_port: Annotated[int, typer.Option("--gateway-port", help="The port of home that laptops reach.")] = 8080,
     lighthouse: _Lighthouses = None,
@@ -78,7 +81,9 @@ def render(
     if sum((systemd, container, daemonset is not None)) > 1:
         raise LamplighterError("one node has one Nebula", next_step="Give one of --systemd, --container and --daemonset.")
     node = _node(desk, kind, ssh, gateway_port)
-    folder = CONFIG if container or daemonset else FOLDER
+    if folder is not None and (container or daemonset):
+        raise LamplighterError("a container's Nebula has its files in /config", next_step="Leave --folder out.")
+    folder = folder or (CONFIG if container or daemonset else FOLDER)
     blocklist = list(desk.folder.read().blocklist)
     inside = blocklist if daemonset else []  # elsewhere it is a file of its own, which changes alone
     files = {
@@ -88,7 +93,7 @@ def render(
         files[BLOCKLIST] = blocklist_file(blocklist)
     if systemd:
         published = None if desk.config.publish else str(desk.folder.published)
-        files |= units(published=published if node.kind == "home" else None)
+        files |= units(folder=folder, published=published if node.kind == "home" else None)
     if container:
         files = {f"{FILES}/{file}": text for file, text in files.items()} | {FILE: compose()}
     networks = [_network(one) for one in pods or ()] or [masquerade.POD_NETWORK]
@@ -102,7 +107,10 @@ def render(
         if snat:
             files["mesh-snat.yaml"] = to_yaml(snat_daemon_set(desk.config, networks))
     elif snat:
-        files |= {masquerade.RULES: masquerade.rules(desk.config, networks), masquerade.UNIT: masquerade.unit()}
+        files |= {
+            masquerade.RULES: masquerade.rules(desk.config, networks),
+            masquerade.UNIT: masquerade.unit(f"{folder}/{masquerade.RULES}"),
+        }
     if user_data:
         files["user-data.sh"] = _user_data(user_data)
     _write(desk, out, files)

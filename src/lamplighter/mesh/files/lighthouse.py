@@ -72,9 +72,7 @@ def refresh(settings: dict[str, Any]) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700)
     for name, text in wanted.items():
-        write(staged / name, text.replace(f"{folder}/", f"{staged}/") if name == "config.yml" else text, settings["owner"])
-    if settings["owner"]:
-        shutil.chown(staged, settings["owner"])
+        write(staged / name, text.replace(f"{folder}/", f"{staged}/") if name == "config.yml" else text, None)
     tested = subprocess.run(
         [f"{settings['programs']}/nebula", "-test", "-config", str(staged)],
         check=False,

@@ -2,8 +2,8 @@
 # A lighthouse of the mesh on a small EC2 machine (Debian, Ubuntu or Amazon Linux). Made by Lamplighter; holds no secret.
 set -euo pipefail
 id nebula >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin nebula
+# Root's, not nebula's: what root writes and reads there must not be another's to exchange.
 install -d -m 0755 /etc/nebula /usr/local/lib/lamplighter
-chown nebula:nebula /etc/nebula
 cat > /usr/local/lib/lamplighter/lighthouse.json <<'END_OF_SETTINGS'
 @SETTINGS@
 END_OF_SETTINGS

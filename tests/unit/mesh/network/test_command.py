@@ -49,6 +49,14 @@ def test_home_gets_everything_that_its_nebula_needs(desk: Path) -> None:
     assert run(words) == 0  # again
 
 
+def test_another_folder_is_written_into_configuration_and_unit(desk: Path) -> None:
+    """A laptop's Nebula looks where its system puts such files; a path that is not there is a Nebula that does not start."""
+    words = ["mesh", "render", "laptop", "--name", "l", "--systemd", "--folder", "/opt/mesh", "--out", str(desk / "l")]
+    assert run(words) == 0
+    assert yaml.safe_load((desk / "l" / "config.yml").read_text())["pki"]["key"] == "/opt/mesh/node.key"
+    assert "-config /opt/mesh\n" in (desk / "l" / "nebula.service").read_text()
+
+
 def test_a_container_and_a_daemon_set_get_paths_of_their_own(desk: Path) -> None:
     """Files for /etc/nebula in a container that has /config would never be found; compose.yaml beside them would be read as Nebula's."""
     assert run(["mesh", "render", "home", "--name", "home", "--container", "--out", str(desk / "c")]) == 0
@@ -68,6 +76,7 @@ def test_a_container_and_a_daemon_set_get_paths_of_their_own(desk: Path) -> None
         ["mesh", "render", "home", "--name", "home", "--snat", "--pods", "banana", "--out", "x"],
         ["mesh", "render", "lighthouse", "--name", "one", "--user-data", "stack", "--out", "x"],
         ["mesh", "render", "home", "--name", "home", "--lighthouse", "two", "--out", "x"],
+        ["mesh", "render", "home", "--name", "home", "--container", "--folder", "/x", "--out", "x"],
         ["mesh", "talos", "--name", "home"],
         ["mesh", "check", "--peer", "home"],
     ],
