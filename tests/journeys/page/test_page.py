@@ -84,6 +84,36 @@ def test_the_wake_card_and_stop(server: Callable[..., Server], browser: Browser)
         expect(page.get_by_text("Stopped").first).to_be_visible()
 
 
+def test_the_price_is_shown_before_and_during_a_wake_and_kept_after_it(server: Callable[..., Server], browser: Browser) -> None:
+    """A person would wake a machine that costs money without having been told."""
+    priced = SLOW.replace("kind: fake,", "kind: fake, price: 360 USD/hour, budget: 60 USD/month,")
+    with running(server(priced)) as lamplighter:
+        page = _open(browser, lamplighter, viewport={"width": 390, "height": 844})
+        expect(page.get_by_text(re.compile(r"^big is asleep · waking costs about 360.00 USD/h, at least"))).to_be_visible()
+        _ask(page, "Tell me a story.")
+        expect(page.get_by_text(re.compile(r"360.00 USD/h · [\d.]+ USD so far")).first).to_be_visible(timeout=15_000)
+        woke = page.get_by_text(re.compile(r"woke in [\d.]+ s, [\d.]+ USD"))
+        expect(woke.first).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_text("Stopped").first).to_be_visible()
+        page.reload()
+        expect(woke.first).to_be_visible()
+        (pool,) = lamplighter.status()["pools"]
+        assert pool["budget"]["limit"] == "60"
+
+
+def test_a_wake_that_the_budget_cannot_pay_is_refused_with_what_is_left(server: Callable[..., Server], browser: Browser) -> None:
+    """A person would press Enter again and again, or the money would be spent all the same."""
+    priced = SLOW.replace("kind: fake,", "kind: fake, price: 360 USD/hour, budget: 1 USD/month,")
+    with running(server(priced)) as lamplighter:
+        page = _open(browser, lamplighter)
+        _ask(page, "Tell me a story.")
+        expect(page.get_by_text("Budget does not allow it").first).to_be_visible(timeout=15_000)
+        expect(page.get_by_text(re.compile(r"1.00 USD is left")).first).to_be_visible()
+        expect(page.get_by_text("Raise the budget, or wait for its next period.").first).to_be_visible()
+        assert lamplighter.model("big")["state"] == "failed"
+
+
 def test_a_restart_loses_nothing(server: Callable[..., Server], browser: Browser) -> None:
     """Chats would be gone after an upgrade, or a half answer would pretend to be whole."""
     lamplighter = server(SLOW).start()
