@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -68,9 +69,8 @@ def refresh(settings: dict[str, Any]) -> None:
     gone = {name for name in KNOWN - wanted.keys() if (folder / name).exists()}
     if not changed and not gone:
         return
-    staged = folder / ".new"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(mode=0o700)
+    # Not below `folder`: Nebula reads every *.yml there, in folders of folders too.
+    staged = pathlib.Path(tempfile.mkdtemp(prefix="lighthouse-"))
     for name, text in wanted.items():
         write(staged / name, text.replace(f"{folder}/", f"{staged}/") if name == "config.yml" else text, None)
     tested = subprocess.run(
