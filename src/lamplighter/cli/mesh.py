@@ -51,6 +51,7 @@ def init(
     from lamplighter.mesh.storage import Role
 
     desk = Desk.at(context, named)
+    desk.invocation.folder.prepare()
     days: dict[Role, float | None] = {"online": life(online_days), "offline": life(offline_days)}
     answer = []
     for (

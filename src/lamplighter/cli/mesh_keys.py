@@ -84,6 +84,7 @@ def import_(
 
     desk = Desk.at(context, named)
     text = read_input(file)
+    desk.invocation.folder.prepare()
     role = imported_role(desk.folder, text)
     new = not keys.is_encrypted(text)
     record, added = import_authority(desk.folder, desk.config, text, desk.passphrase(role, new=new), desk.now)

@@ -67,6 +67,7 @@ def test_init_makes_both_and_changes_nothing_the_second_time(mesh: Run, tmp_path
     """Run again by a script it must neither fail nor replace an authority."""
     first = mesh("init", "--json").json()["authorities"]
     assert [(one["role"], one["made"]) for one in first] == [("online", True), ("offline", True)]
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     secret = tmp_path / "online.passphrase"
     assert secret.stat().st_mode & 0o777 == 0o600
     assert len(secret.read_text().strip()) > 30
