@@ -14,6 +14,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from lamplighter.testing.aws import callers, policy
 from lamplighter.testing.aws.callers import DeniedError
 from lamplighter.testing.aws.guard import NotEmulatedError
+from lamplighter.testing.aws.prices import price_list
 from lamplighter.testing.aws.world import current
 
 CONTROL = "/_emulator/"
@@ -36,6 +37,8 @@ class Front:
             return self._drive(environ["REQUEST_METHOD"], path.removeprefix(CONTROL), body, start)
         service = _service(environ)
         world = current()
+        if service == "pricing":
+            return answer_prices(body, start)
         if world.cut_off and not callers.signed_by_node(environ):
             return _refuse(environ, start, service, "AccessDenied", "Nobody but nodes reaches AWS: it was cut off.")
         try:
@@ -66,6 +69,13 @@ class Front:
             answer, status = {"error": f"{type(error).__name__}: {error}"}, "400 Bad Request"
         start(status, [("content-type", "application/json")])
         return [json.dumps(answer).encode()]
+
+
+def answer_prices(body: bytes, start: Start) -> Iterable[bytes]:
+    """GetProducts of the price list service, which moto does not have."""
+    filters = {one["Field"]: one["Value"] for one in json.loads(body or b"{}").get("Filters", [])}
+    start("200 OK", [("content-type", "application/x-amz-json-1.1")])
+    return [json.dumps({"FormatVersion": "aws_v1", "PriceList": price_list(filters)}).encode()]
 
 
 def _count(action: str) -> None:

@@ -9,7 +9,7 @@ from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, 
 from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.utils import convert_tag_spec
 
-from lamplighter.testing.aws import events
+from lamplighter.testing.aws import events, images
 from lamplighter.testing.aws.capacity import ON_DEMAND, SPOT
 from lamplighter.testing.aws.guard import ACCOUNT
 from lamplighter.testing.aws.replacing import replace
@@ -106,7 +106,7 @@ def end(record: Record, why: str) -> None:
     """Begin to terminate it; `why`: USER, INSIDE or RECLAIMED. Nothing happens to one that ends already."""
     from lamplighter.testing.aws import groups
 
-    if record.instance.state not in LIVE:
+    if record.instance.state not in (*LIVE, "stopping", "stopped"):
         return
     world = current()
     record.ended_by = why
@@ -197,5 +197,6 @@ def role_of(record: Record) -> Any | None:
 
 def install() -> None:
     """Put these in the place of moto's."""
+    images.install()
     replace(InstanceBackend, terminate_instances=_terminate_all, run_instances=_run)
     replace(InstanceResponse, terminate_instances=_answer)

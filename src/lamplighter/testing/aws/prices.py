@@ -1,6 +1,7 @@
 """Plausible prices, placement scores and quotas of the pretended AWS. The prices are made up near what AWS asks; no test may take them for facts."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,17 @@ _NEWEST_AGE = timedelta(minutes=17)
 def spot_price(instance_type: str, zone: str) -> float:
     """USD an hour of a spot machine."""
     return round(ON_DEMAND_PRICES.get(instance_type, 1.0) * (1 - _DISCOUNTS.get(zone[-1:], 0.5)), 4)
+
+
+def price_list(filters: Mapping[str, str]) -> list[str]:
+    """Products of the price list: on-demand machines, as JSON texts."""
+    kind = filters.get("instanceType", "")
+    if kind not in ON_DEMAND_PRICES:
+        return []
+    dimension = {"unit": "Hrs", "pricePerUnit": {"USD": f"{ON_DEMAND_PRICES[kind]:.10f}"}, "description": f"On Demand Linux {kind}"}
+    product = {"productFamily": "Compute Instance", "attributes": {"instanceType": kind, "regionCode": filters.get("regionCode", "")}}
+    terms = {"OnDemand": {"SKU.TERM": {"priceDimensions": {"SKU.TERM.RATE": dimension}}}}
+    return [json.dumps({"product": product, "serviceCode": "AmazonEC2", "terms": terms})]
 
 
 def _history(self: SpotInstances) -> ActionResult:
