@@ -172,20 +172,28 @@ def _mark(pid: int) -> Mark | None:
 
 async def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask the whole group to end, then kill it. The leader is reaped last, so its number cannot belong to anybody else meanwhile."""
+    _signal(process.pid, signal.SIGTERM)
     try:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGTERM)
-        async with asyncio.timeout(_ASKED):
-            while not _dead(process.pid):  # noqa: ASYNC110 - likewise
-                await asyncio.sleep(_LOOK)
-    except TimeoutError:
-        pass
+        for _ in range(round(_ASKED / _LOOK)):
+            if _is_dead(process.pid):
+                break
+            await asyncio.sleep(_LOOK)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _signal(process.pid, signal.SIGKILL)
+    for _ in range(round(_ASKED / _LOOK)):  # one that hangs in the kernel is not waited for
+        if process.poll() is not None:
+            return
+        await asyncio.sleep(_LOOK)
 
 
-def _dead(pid: int) -> bool:
+def _signal(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _is_dead(pid: int) -> bool:
     """Whether our own child has ended, without reaping it."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
