@@ -67,7 +67,8 @@ def refresh(settings: dict[str, Any]) -> None:
     folder = pathlib.Path(settings["folder"])
     changed = {name for name in wanted if read(folder / name) != wanted[name]}
     gone = {name for name in KNOWN - wanted.keys() if (folder / name).exists()}
-    if not changed and not gone:
+    due = folder / ".reload-due"  # there while Nebula has not read what is written: a failed reload is tried again
+    if not changed and not gone and not due.exists():
         return
     # Not below `folder`: Nebula reads every *.yml there, in folders of folders too.
     staged = pathlib.Path(tempfile.mkdtemp(prefix="lighthouse-"))
@@ -85,6 +86,7 @@ def refresh(settings: dict[str, Any]) -> None:
         sys.exit(
             f"Nebula refuses what is in {settings['prefix']}; it goes on with what it has.\n{tested.stderr[-2000:]}{tested.stdout[-2000:]}"
         )
+    due.touch()
     # The bundle first: a certificate must not come before the authority that signed it.
     for name in sorted(changed, key=lambda one: (one != "ca.crt", one)):
         new = folder / f".{name}.new"
@@ -93,6 +95,7 @@ def refresh(settings: dict[str, Any]) -> None:
     for name in gone:
         (folder / name).unlink()
     subprocess.run(settings["reload"], check=True, timeout=LIMIT * 3)
+    due.unlink()
 
 
 def read(path: pathlib.Path) -> str | None:

@@ -243,6 +243,19 @@ def test_what_nebula_refuses_never_replaces_what_it_runs_with(tmp_path: Path, aw
     assert not list((tmp_path / "etc").glob(".*"))
 
 
+def test_a_reload_that_failed_is_tried_again(tmp_path: Path, aws: Aws, settings: Path) -> None:
+    """systemd refuses a restart that comes too often; the next minute must not believe that Nebula knows already."""
+    aws.parameters = _parameters(tmp_path, Authority("a"))
+    good = settings.read_text()
+    settings.write_text(json.dumps(json.loads(good) | {"reload": ["false"]}))
+    with pytest.raises(subprocess.CalledProcessError):
+        program.main([], settings)
+    settings.write_text(good)
+    program.main([], settings)
+    program.main([], settings)
+    assert _reloads(tmp_path) == 1
+
+
 def test_a_half_written_set_of_files_is_waited_for(tmp_path: Path, aws: Aws, settings: Path) -> None:
     """The machine may boot before home has written them: a timer asks again."""
     aws.parameters = _parameters(tmp_path, Authority("a"))
