@@ -171,6 +171,10 @@ class AwsWorld:
         machines = self.aws.instances(live=True)
         return [machine.id for machine in machines if machine.tags.get("lamplighter:stack") == self.stack]
 
+    def aws_launched(self) -> list[str]:
+        """Every instance that was ever launched in the stack."""
+        return [machine.id for machine in self.aws.instances() if machine.tags.get("lamplighter:stack") == self.stack]
+
     def desired(self, market: str = "spot") -> int:
         """A group's desired capacity, in AWS."""
         name = self.manifest["pools"]["gpu"]["groups"][market]

@@ -7,6 +7,7 @@ nothing that the node could change is believed later. Not responsible for which 
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -33,6 +34,8 @@ from lamplighter.providers.aws.picture import TAG_CERTIFICATES, TAG_OVERLAY, TAG
 
 _log = structlog.get_logger(__name__)
 
+_UNLOCKING = threading.Lock()
+"""OpenSSL's Argon2 with several lanes hangs, or says that memory is short, when two threads of a process derive at once."""
 FOLDER = "nodes"
 ASSIGNMENT = "assignment.json"
 
@@ -66,7 +69,8 @@ def open_authority(data: Path, mesh: MeshConfig, clock: Clock) -> Authority:
         )
     try:
         passphrase = resolve(mesh.passphrase, where="mesh.passphrase") if mesh.passphrase is not None else None
-        return OnlineAuthority.open(data / "mesh", mesh, passphrase, clock=clock)
+        with _UNLOCKING:
+            return OnlineAuthority.open(data / "mesh", mesh, passphrase, clock=clock)
     except LamplighterError as error:
         raise ProviderError(
             f"No certificate can be made for a cloud machine: {error.message}.",
