@@ -149,8 +149,8 @@ resource "aws_launch_template" "this" {
     }
 
     precondition {
-      condition     = data.aws_ami.pool[each.value.pool].architecture == "x86_64" || local.images[each.value.pool] != "stock"
-      error_message = "Pool ${each.value.pool}: the stock image runs on x86_64 only."
+      condition     = local.images[each.value.pool] != "stock" || !anytrue([for type in var.pools[each.value.pool].instance_types : startswith(type, "g5g.")])
+      error_message = "Pool ${each.value.pool}: g5g machines are arm64, and the stock image runs on x86_64 only."
     }
   }
 }

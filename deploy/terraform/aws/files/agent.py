@@ -58,10 +58,10 @@ def x25519(bh, bi=9 .to_bytes(32, 'little')):
 def pem(aL, q):
  text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aL}-----\n{Y}\n-----END {aL}-----\n'
 def unpem(text):
- l = re.search('-----BEGIN [A-Z0-9 ]+-----\\s([A-Za-z0-9+/=\\s]+)-----END', text)
- if l is None:
+ i = re.search('-----BEGIN [A-Z0-9 ]+-----\\s([A-Za-z0-9+/=\\s]+)-----END', text)
+ if i is None:
   raise ValueError('not PEM')
- return base64.b64decode(l[1])
+ return base64.b64decode(i[1])
 def own_key(path):
  if not path.exists():
   write(path, pem('NEBULA X25519 PRIVATE KEY', secrets.token_bytes(32)))
@@ -92,10 +92,10 @@ class Metadata:
   return m.decode()
  def credentials(f):
   if time.monotonic() > f._credentials[0]:
-   aZ = (f.get('iam/security-credentials/') or '').split('\n')[0];l = json.loads((f.get(f'iam/security-credentials/{aZ}') if aZ else None) or '{}')
-   if 'AccessKeyId' not in l:
+   aZ = (f.get('iam/security-credentials/') or '').split('\n')[0];i = json.loads((f.get(f'iam/security-credentials/{aZ}') if aZ else None) or '{}')
+   if 'AccessKeyId' not in i:
     raise OSError('the instance has no role')
-   f._credentials = (time.monotonic() + 120, l)
+   f._credentials = (time.monotonic() + 120, i)
   return f._credentials[1]
 def sign(D, url, A, m, E, region, o, y):
  s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();Q = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
@@ -129,10 +129,10 @@ class Aws:
  def attach(f, an, ac):
   N = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), N)
  def secret(f, name):
-  l = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(l['SecretString'])
+  i = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(i['SecretString'])
  def registry_password(f):
-  z = f._settings.url('ecr', f'https://api.ecr.{f._settings.region}.{f._suffix}');l = f._json('ecr', z, 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken', {})
-  return base64.b64decode(l['authorizationData'][0]['authorizationToken']).decode().partition(':')[2]
+  z = f._settings.url('ecr', f'https://api.ecr.{f._settings.region}.{f._suffix}');i = f._json('ecr', z, 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken', {})
+  return base64.b64decode(i['authorizationData'][0]['authorizationToken']).decode().partition(':')[2]
  def _endpoint(f, o):
   return f._settings.url(o, f'https://{o}.{f._settings.region}.{f._suffix}')
  def _object(f, key):
@@ -197,9 +197,9 @@ class Stages:
  def end(f, name):
   f._change(name, wanted=True, finished=True)
  def update(f, name, progress, detail):
-  f._change(name, progress=progress, detail=detail);i = f._all[name]
-  if i.started_at and (not i.ended_at):
-   f._tell(i, 'progress')
+  f._change(name, progress=progress, detail=detail);j = f._all[name]
+  if j.started_at and (not j.ended_at):
+   f._tell(j, 'progress')
  def current(f):
   return next((name for name in STAGES if f._all[name].ended_at is None), STAGES[-1])
  def listed(f):
@@ -211,17 +211,17 @@ class Stages:
   with f._lock:
    for key, B in br.items():
     setattr(f._all[name], key, B)
-   for i in f._all.values():
-    if i.wanted and i.started_at is None:
-     i.started_at = time.time();ay.append((i, 'begin'))
-    if i.finished and i.ended_at is None:
-     i.ended_at = time.time();ay.append((i, 'end'))
-    if i.ended_at is None:
+   for j in f._all.values():
+    if j.wanted and j.started_at is None:
+     j.started_at = time.time();ay.append((j, 'begin'))
+    if j.finished and j.ended_at is None:
+     j.ended_at = time.time();ay.append((j, 'end'))
+    if j.ended_at is None:
      break
    with contextlib.suppress(OSError):
     write(f._path, json.dumps([vars(x) for x in f._all.values()]))
-  for i, state in ay:
-   f._tell(i, state)
+  for j, state in ay:
+   f._tell(j, state)
 NEBULA_FILES = ('config.yml', 'ca.crt', 'node.crt')
 @dataclass(frozen=True)
 class Engine:
@@ -267,8 +267,8 @@ class Docker:
      bC = f'docker login --username AWS --password-stdin {aP[1]}';run(bC.split(), 30, f._aws.registry_password())
     except OSError as n:
      log.warning('no password for the registry: %s', n)
-   j, text = f._pull(image, ad)
-   if j:
+   l, text = f._pull(image, ad)
+   if l:
     return
    if re.search('manifest unknown|not found|denied|unauthorized|invalid reference', text):
     raise Broken('bad_image', last_lines(text, 1))
@@ -282,19 +282,19 @@ class Docker:
   with ah:
    for ag in ah.stdout or ():
     text = (text + ag)[-4000:]
-    if (l := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
-     W[l[1]] = max(W.get(l[1], 0.0), bs.get(l[2], 0.0));j = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {j} of {len(W)} layers')
+    if (i := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
+     W[i[1]] = max(W.get(i[1], 0.0), bs.get(i[2], 0.0));l = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {l} of {len(W)} layers')
   return (ah.returncode == 0, text)
  def start(f, P, host, environment, weights):
   engine = P.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
   bt = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
-  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bt.split(), *an, engine.image, *engine.arguments);j = run(r, 120);u.unlink(missing_ok=True)
-  if j.returncode != 0:
-   raise Broken(judge(j.stdout, 'engine_missing'), last_lines(j.stdout, 1))
+  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bt.split(), *an, engine.image, *engine.arguments);l = run(r, 120);u.unlink(missing_ok=True)
+  if l.returncode != 0:
+   raise Broken(judge(l.stdout, 'engine_missing'), last_lines(l.stdout, 1))
  def state(f):
-  j = run(('docker', 'inspect', '--format', '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}', f.name), 20);ao = j.stdout.split()
-  if j.returncode != 0 or len(ao) != 3:
-   return ('absent' if 'o such' in j.stdout else 'unknown', None)
+  l = run(('docker', 'inspect', '--format', '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}', f.name), 20);ao = l.stdout.split()
+  if l.returncode != 0 or len(ao) != 3:
+   return ('absent' if 'o such' in l.stdout else 'unknown', None)
   if ao[0] in ('exited', 'dead'):
    return ('exited', 137 if ao[2] == 'true' else int(ao[1]))
   return ('running', None)
@@ -322,7 +322,7 @@ class Nebula:
   return f._running() > 0
  def fingerprint(f):
   if f._fingerprint is None:
-   j = run(('nebula-cert', 'print', '-json', '-path', str(f._folder / 'node.crt')), 5);l = re.search('"fingerprint": *"([0-9a-f]{64})"', j.stdout);f._fingerprint = l[1] if l else None
+   l = run(('nebula-cert', 'print', '-json', '-path', str(f._folder / 'node.crt')), 5);i = re.search('"fingerprint": *"([0-9a-f]{64})"', l.stdout);f._fingerprint = i[1] if i else None
   return f._fingerprint
  def _running(f):
   try:
@@ -390,10 +390,10 @@ class Launch:
   if state in ('exited', 'absent'):
    text = f._docker.logs();f._show('exited', last_lines(text), F);reason = 'out_of_memory' if F == 137 else judge(text);raise Broken(reason, f'the engine ended with status {F}: {last_lines(text)}')
  def _prepare(f):
-  j = []
+  l = []
   def work():
-   j.append(f._docker.execute(f._engine.prepare, 86400))
-  threading.Thread(target=work, daemon=True, name='prepare').start();return j
+   l.append(f._docker.execute(f._engine.prepare, 86400))
+  threading.Thread(target=work, daemon=True, name='prepare').start();return l
  def _answers(f):
   try:
    return fetch('GET', f'http://{f._host}:{f._engine.port}{f._engine.health}', {}, timeout=2)[0] == 200
@@ -505,14 +505,14 @@ class Agent:
   f.deadman.end(reason);f._limited(FAREWELL, lambda: f._farewell(reason));aD = f.settings.mode == 'node' and f._limited(TERMINATE, f._terminate);r = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now')
   aD = bool(r) and run(r, 5).returncode == 0 or aD;f._stopped.set();return 0 if aD else 1
  def _limited(f, v, work):
-  j = threading.Event()
+  l = threading.Event()
   def whole():
-   work();j.set()
+   work();l.set()
   try:
    threading.Thread(target=whole, daemon=True).start()
   except RuntimeError:
    return False
-  return j.wait(v)
+  return l.wait(v)
  def _farewell(f, reason):
   log.warning('the node ends: %s', reason);f.deadman.keep();detail = f.failure['detail'] if f.failure else None
   with contextlib.suppress(OSError, ValueError, KeyError):
@@ -556,8 +556,8 @@ class Agent:
    if time.monotonic() - aV >= 15:
     f._post(f._message('hello', public_key=f.public_key));aV = time.monotonic()
    try:
-    if (l := f.aws.get(f'nodes/{f.sender}/assignment.json')):
-     P = Assignment.parse(json.loads(l), f.instance);f.nebula.install(P.nebula);write(aU, l.decode());f.assignment = P;break
+    if (i := f.aws.get(f'nodes/{f.sender}/assignment.json')):
+     P = Assignment.parse(json.loads(i), f.instance);f.nebula.install(P.nebula);write(aU, i.decode());f.assignment = P;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
    f._pause(1)
@@ -607,7 +607,7 @@ class Agent:
   while True:
    for path in sorted(R.glob('*.json')):
     with contextlib.suppress(ValueError, TypeError, KeyError):
-     f.step(**json.loads(path.read_text()))
+     i = json.loads(path.read_text());f.step(i['name'], i['state'], i['at'], i.get('detail', ''), i.get('reason', ''))
     path.unlink()
    f._pause(0.3)
  def step(f, name, state, y, detail='', reason=''):
@@ -624,7 +624,7 @@ class Agent:
   steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};f.aws.send(f._message('baked', steps=steps));write(f.settings.path('/run/lamplighter/baked'), '')
  def fail(f, reason, detail):
   if f.failure is None:
-   i = f.stages.current();log.error('%s fails (%s): %s', i, reason, detail);f.failure = {'stage': i, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=i, state='fail', progress=None, detail=detail, reason=reason))
+   j = f.stages.current();log.error('%s fails (%s): %s', j, reason, detail);f.failure = {'stage': j, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=j, state='fail', progress=None, detail=detail, reason=reason))
    f.ask_end('failed')
  def ask_end(f, reason):
   f.deadman.end(reason);f._wake.set()
@@ -634,12 +634,12 @@ class Agent:
   if name == 'engine':
    return f.docker.logs().encode()[-Z:].decode(errors='replace')
   return tail(f.settings.path(f'/var/log/lamplighter/{name}.log'), Z)
- def _tell(f, i, state):
+ def _tell(f, j, state):
   if state == 'progress':
    if f.stages.current() not in ('boot', 'mesh') or time.monotonic() - f._told < 3:
     return
    f._told = time.monotonic()
-  f._post(f._message('stage', name=i.name, state=state, progress=i.progress, detail=i.detail))
+  f._post(f._message('stage', name=j.name, state=state, progress=j.progress, detail=j.detail))
  def _message(f, ar, **q):
   return {'version': VERSION, 'kind': ar, 'instance': f.instance, 'at': time.time(), **q}
  def _post(f, V):
@@ -711,9 +711,9 @@ def bake(g, ab):
  for image in g.bake.get('images', ()):
   report(g, f'image {image}', 'begin');ab.pull(image, _silent);report(g, f'image {image}', 'end')
  for image, by, *arguments in g.bake.get('weights', ()):
-  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');R = g.path('/var/lib/lamplighter/models');j = run(('docker', 'run', '--rm', '--volume', f'{R}:/models', '--entrypoint', by, image, *arguments), 7200)
-  if j.returncode != 0:
-   raise Broken(judge(j.stdout, 'download_failed'), last_lines(j.stdout))
+  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');R = g.path('/var/lib/lamplighter/models');l = run(('docker', 'run', '--rm', '--volume', f'{R}:/models', '--entrypoint', by, image, *arguments), 7200)
+  if l.returncode != 0:
+   raise Broken(judge(l.stdout, 'download_failed'), last_lines(l.stdout))
   report(g, name, 'end')
 if __name__ == '__main__':
  sys.exit(main())

@@ -89,7 +89,7 @@ prepare_runtime() {
   fi
   # The engine has no business with the node's role.
   local rule=(DOCKER-USER -d 169.254.169.254 -j REJECT)
-  iptables -C "${rule[@]}" 2>/dev/null || iptables -I "${rule[@]}"
+  iptables -C "${rule[@]}" 2>/dev/null || iptables -I "${rule[@]}" || echo "the engine can reach the metadata service"
 }
 
 mount_models() {

@@ -20,7 +20,7 @@ mock_provider "aws" {
     defaults = { insecure_value = "ami-0123456789abcdef0" }
   }
   mock_data "aws_ami" {
-    defaults = { root_device_name = "/dev/sda1", architecture = "x86_64", block_device_mappings = [] }
+    defaults = { root_device_name = "/dev/sda1", block_device_mappings = [] }
   }
   mock_data "aws_ebs_snapshot_ids" {
     defaults = { ids = ["snap-0000000000000000a", "snap-0000000000000000b"] }
@@ -219,6 +219,31 @@ run "zone_without_the_type" {
   }
 
   expect_failures = [aws_autoscaling_group.this]
+}
+
+run "arm_on_the_stock_image" {
+  command = plan
+
+  variables {
+    pools = { spot = { instance_types = ["g5g.xlarge"] } }
+  }
+
+  expect_failures = [aws_launch_template.this]
+}
+
+run "image_larger_than_the_disk" {
+  command = plan
+
+  override_data {
+    target = data.aws_ami.pool
+    values = { root_device_name = "/dev/sda1", block_device_mappings = [{ device_name = "/dev/sda1", ebs = { volume_size = "65" } }] }
+  }
+
+  variables {
+    pools = { spot = { instance_types = ["g5.xlarge"], disk_gb = 40 } }
+  }
+
+  expect_failures = [aws_launch_template.this]
 }
 
 run "another_region" {
