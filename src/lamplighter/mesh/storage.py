@@ -187,11 +187,14 @@ class MeshFolder:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise unusable(path, error) from error
+            raise unusable(path, error, ours=self._ours(path)) from error
+
+    def _ours(self, path: Path) -> bool:
+        return path == self.root or self.root in path.parents
 
     def _make(self, folder: Path) -> None:
         """Folders of ours are private; others (such as /etc/nebula) are made as the system does."""
-        ours = folder == self.root or self.root in folder.parents
+        ours = self._ours(folder)
         if ours and folder != self.root:
             self._make(folder.parent)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700 if ours else 0o755)
@@ -229,8 +232,8 @@ class MeshFolder:
                 time.sleep(_LOCK_STEP)
 
 
-def unusable(path: Path, error: OSError) -> MeshError:
-    """An operating system's error as a sentence with a next step."""
+def unusable(path: Path, error: OSError, *, ours: bool = True) -> MeshError:
+    """An operating system's error as a sentence with a next step. `ours`: the path is in the mesh's folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MeshError(
             f"{path} cannot be written: the disk is full; nothing was changed",
@@ -240,5 +243,7 @@ def unusable(path: Path, error: OSError) -> MeshError:
     return MeshError(
         f"{path} cannot be used: {error.strerror or error}",
         code="mesh_folder",
-        next_step="Run this as the user who owns the data folder, or choose another with --data.",
+        next_step="Run this as the user who owns the data folder, or choose another with --data."
+        if ours
+        else "Let the user who runs this write there, or choose another place.",
     )
