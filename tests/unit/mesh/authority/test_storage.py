@@ -180,6 +180,6 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, config: MeshConfi
 def test_a_place_of_others_that_cannot_be_written_is_named(tmp_path: Path, folder: MeshFolder) -> None:
     """`mesh.publish` belongs to Nebula's user: choosing another data folder would not help."""
     (tmp_path / "nebula").write_text("in the way")
-    with pytest.raises(MeshError, match="nebula/ca.crt cannot be used") as caught:
+    with pytest.raises(MeshError, match=r"nebula/ca\.crt cannot be used") as caught:
         folder.write(tmp_path / "nebula" / "ca.crt", "x")
     assert "--data" not in caught.value.next_step
