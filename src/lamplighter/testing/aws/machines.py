@@ -110,6 +110,7 @@ def end(record: Record, why: str) -> None:
         return
     world = current()
     record.ended_by = why
+    role_of(record)  # remembered: moto takes it away with the machine
     _set(record, "shutting-down", 32)
     for state in _memberships(record.instance.id):
         if state.lifecycle_state in ("Pending", "InService") and why != USER:
@@ -189,10 +190,9 @@ def role_of(record: Record) -> Any | None:
     """The IAM role of the instance's profile; None without one."""
     backend = ec2_backends[ACCOUNT][record.region]
     association = backend.iam_instance_profile_associations.get(record.instance.id)
-    if association is None:
-        return None
-    roles = association.iam_instance_profile.roles
-    return roles[0] if roles else None
+    if association is not None and association.iam_instance_profile.roles:
+        record.role = association.iam_instance_profile.roles[0]
+    return record.role
 
 
 def install() -> None:

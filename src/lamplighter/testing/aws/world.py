@@ -60,6 +60,7 @@ class Record:
     interrupted: bool = False
     """It is ended by AWS, not by anybody's wish."""
     ended_by: str = ""
+    role: Any = None
     credentials: dict[str, str] = field(default_factory=dict)
 
 
