@@ -61,7 +61,7 @@ class MeshConfig(Section):
     )
     nodes: Network = Field(
         IPv4Network("10.77.128.0/17"),
-        description="The part from which cloud nodes get addresses; the online authority can certify no other.",
+        description="The part from which cloud nodes get addresses; cloud nodes are certified for no other.",
     )
     home: Address = Field(IPv4Address("10.77.0.10"), description="Address of the machine on which Lamplighter runs.")
     lighthouses: tuple[Lighthouse, ...] = Field(

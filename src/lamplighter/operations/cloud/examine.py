@@ -3,14 +3,16 @@
 Not responsible for what runs or costs (`lamplighter cloud status`), nor for the mesh in depth (`lamplighter mesh check`).
 """
 
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from lamplighter.config import AwsPool, Config
 from lamplighter.config.secrets import resolve
 from lamplighter.core.errors import LamplighterError, ProviderError
-from lamplighter.mesh import sight
+from lamplighter.mesh import listing, sight
 from lamplighter.mesh.authority import OnlineAuthority
+from lamplighter.mesh.storage import MeshFolder
 from lamplighter.operations.findings import Finding, Verdict
 
 _BUILD = "Run `lamplighter cloud plan`, then `lamplighter cloud apply`."
@@ -38,6 +40,10 @@ def _authority(config: Config, data: Path) -> Iterator[Finding]:
         yield Finding("mesh authority", Verdict.FAIL, error.message, error.next_step)
     else:
         yield Finding("mesh authority", Verdict.OK, "the online authority can certify nodes")
+        for warning in listing.warnings(MeshFolder(data / "mesh"), time.time()):
+            yield Finding(
+                "mesh certificates", Verdict.WARN, warning, "`lamplighter mesh list` shows all; `lamplighter mesh renew` renews."
+            )
     if not config.mesh.lighthouses:
         yield Finding(
             "mesh", Verdict.FAIL, "there is no lighthouse: nodes would not find home", "Add one to mesh.lighthouses, see docs/guides/mesh.md."
