@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,14 @@ def aws(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulato
 
 @pytest.fixture
 def built(aws: Emulator) -> dict[str, Any]:
-    """The manifest of a stack as `cloud apply` makes it."""
-    return aws.seed_stack(installation=INSTALLATION, pools={"spot": PoolSeed(instance_types=("g4dn.xlarge", "g5.xlarge"))})
+    """The manifest of a stack as `cloud apply` makes it, with its dead-man just pushed forward as a keeper does."""
+    manifest = aws.seed_stack(installation=INSTALLATION, pools={"spot": PoolSeed(instance_types=("g4dn.xlarge", "g5.xlarge"))})
+    for market in ("spot", "on-demand"):
+        aws.client("autoscaling").put_scheduled_update_group_action(
+            AutoScalingGroupName=f"lamplighter-spot-{market}", ScheduledActionName="dead-man", Recurrence="*/5 * * * *",
+            StartTime=datetime.fromtimestamp(aws.now() + 900, UTC), MinSize=0, DesiredCapacity=0,
+        )  # fmt: skip
+    return manifest
 
 
 @pytest.fixture

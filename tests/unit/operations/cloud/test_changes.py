@@ -54,7 +54,7 @@ def test_plurals_are_words() -> None:
     ]  # fmt: skip
 
 
-EXISTING = [
+EXISTING: list[tuple[str, dict[str, object]]] = [
     ("aws_ebs_volume", {"size": 100}),
     ("aws_nat_gateway", {}),
     ("aws_eip", {}),
