@@ -97,10 +97,14 @@ class Groups:
                 raise
 
     async def push_dead_man(self, groups: Iterable[str], until: float, *, at_once: bool = False) -> None:
-        """Let AWS's own dead-man wait until `until` (Unix seconds). Not more than once a minute, unless `at_once` and it would come before."""
+        """Let AWS's own dead-man wait until `until` (Unix seconds). `at_once`: whenever it would come before that.
+
+        Else once a minute, or sooner where half of the time is over: with a short lease a minute would be too late.
+        """
         for group in groups:
             known, written = self._pushed.get(group, (0.0, float("-inf")))
-            fresh = self._clock.monotonic() - written < PUSH_EVERY
+            now = self._clock.time()
+            fresh = self._clock.monotonic() - written < PUSH_EVERY and known - now > (until - now) / 2
             if fresh and (not at_once or known >= until - 1.0):
                 continue
             start = datetime.fromtimestamp(int(until) + 1, UTC)
