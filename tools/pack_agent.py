@@ -1,7 +1,8 @@
 """Packs `lamplighter.node` into the one file that a cloud node gets: deploy/terraform/aws/files/agent.py. `--check` only says whether it is new.
 
 EC2 takes 16 KiB of user data, script and agent together. So docstrings, comments, protocols, the annotations of functions and the modules'
-imports of each other are left out, and the names of local variables are shortened. Not one statement is changed.
+imports of each other are left out, and the names of local variables are shortened. Not one statement is changed. So no function of the package
+may be called with names that are data (`**json.loads(...)`): a parameter may be called otherwise there. tests/node executes the packed file.
 """
 
 import argparse

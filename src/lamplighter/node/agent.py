@@ -254,7 +254,8 @@ class Agent:
         while True:
             for path in sorted(folder.glob("*.json")):
                 with contextlib.suppress(ValueError, TypeError, KeyError):
-                    self.step(**json.loads(path.read_text()))
+                    found = json.loads(path.read_text())
+                    self.step(found["name"], found["state"], found["at"], found.get("detail", ""), found.get("reason", ""))
                 path.unlink()  # after an OSError, as when AWS does not answer, it is tried again
             self._pause(0.3)
 
