@@ -1,5 +1,6 @@
 """`lamplighter cloud status`, `orphans` and `logs`: what runs and costs now, whose it is, and what it wrote."""
 
+from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,6 +164,9 @@ def _tell(invocation: Invocation, picture: "Picture", *, everything: bool) -> No
     )
     if not picture.kept:
         invocation.note("No keeper runs: nobody renews what is awake, so it ends itself.")
+    for found in picture.told:
+        what = "ended" if found.ended else "found"
+        invocation.note(f"The keeper {what} {found.kind} {found.id} {ago(picture.at - found.at)}: {found.detail}.")
     for replica in picture.missing:
         invocation.note(
             f"The store believes in replica {replica}, for which AWS shows no machine; the keeper finds that out by itself."
@@ -225,6 +229,7 @@ def _as_json(picture: "Picture") -> dict[str, Any]:
         "alarms": [{"group": alarm.group.name, "why": alarm.why} for region in picture.regions for alarm in region.alarms],
         "unread": [line for region in picture.regions for line in region.unread],
         "missing": list(picture.missing),
+        "keeper_found": [asdict(one) for one in picture.told],
         "budgets": [
             {
                 "name": one.name, "limit": str(one.limit), "spent": str(one.spent) if one.spent is not None else None,

@@ -20,6 +20,7 @@ from lamplighter.operations.cloud.stacks import stacks
 from lamplighter.providers.aws import account, inventory
 from lamplighter.providers.aws.account import BudgetState, Identity
 from lamplighter.providers.aws.inventory import Group
+from lamplighter.providers.aws.watcher import Finding, read_findings
 
 _SETTLE = 3.0
 
@@ -50,6 +51,8 @@ class Picture:
     budgets: tuple[BudgetState, ...]
     missing: tuple[str, ...]
     kept: bool
+    told: tuple[Finding, ...] = ()
+    """What the keeper's own watcher last found or ended."""
 
     @property
     def unowned(self) -> list[Judged]:
@@ -89,7 +92,8 @@ def look(
         one.id for one in beliefs.replicas
         if one.pool in cloudy and one.state in ("ready", "parked", "draining", "unreachable") and one.handle not in shown
     )  # fmt: skip
-    return Picture(moment, who, found, tuple(_budgets(config, who)), missing, beliefs.kept(moment))
+    told = tuple(one for pool in sorted(cloudy) for one in read_findings(data, pool))
+    return Picture(moment, who, found, tuple(_budgets(config, who)), missing, beliefs.kept(moment), told)
 
 
 def in_use(config: Config, data: Path) -> list[str]:
