@@ -118,7 +118,7 @@ def _destroy(
 ) -> dict[str, Any]:
     from lamplighter.operations.cloud import build
 
-    with build.opened(site, stack) as session:
+    with build.opened(site, stack, destroying=True) as session:
         found = build.doomed(site, stack)
         outlook = session.outlook(destroy=True)
         invocation.note(f"{stack.title}, account {outlook.identity.account}:")
@@ -139,12 +139,11 @@ def _destroy(
                 invocation, yes, f"Also delete the {found.objects['backups']} objects under backups/? They cannot be had again.",
                 what="deleting backups", other="Or keep the bucket with --keep-backups.",
             )  # fmt: skip
-        session.forget_plan()
         build.stop_everything(site, stack, limit=limit, told=invocation.note)
         build.clear(stack, found, keep_backups=keep_backups, told=invocation.note)
         if keep_backups and session.keep_bucket():
             invocation.note(f"The bucket {found.bucket} stays, and Terraform knows it no longer.")
-        session.outlook(destroy=True)
+            session.outlook(destroy=True)  # the plan is of a state that is no more
         session.apply()
     left, cost = build.leftovers(site, stack)
     kept = [item for item in left.items if keep_backups and item.id in (found.bucket, f"arn:aws:s3:::{found.bucket}")]

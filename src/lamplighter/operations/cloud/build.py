@@ -107,10 +107,6 @@ class Session:
         lighthouse.hand_over(self.site.config, self.stack, self.site.data, found, tags)
         return found
 
-    def forget_plan(self) -> None:
-        """The last outlook is not carried out."""
-        self.space.plan.unlink(missing_ok=True)
-
     def state(self) -> Mapping[str, Any]:
         """What Terraform's state holds. Raises EngineFailed."""
         return self._driver.current()
@@ -124,17 +120,19 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(site: Site, stack: Stack, *, engine: Engine | None = None) -> Iterator[Session]:
-    """One stack, locked, its files written and Terraform initialised. Raises CloudError, ProviderError, NoEngine, StackBusy."""
-    program = engine or Engine.find(site.config.cloud.engine)
+def opened(site: Site, stack: Stack, *, destroying: bool = False) -> Iterator[Session]:
+    """One stack, locked, its files written and Terraform initialised.
+
+    `destroying`: the module is told of no baked image and no certificate, which may be gone already; a destroy that stopped half-way can be
+    run again then. Raises CloudError, ProviderError, NoEngine, StackBusy."""
+    program = Engine.find(site.config.cloud.engine)
     who = account.identity(stack.region)
     refuse_strangers(site, stack)
-    images = baked(stack)
+    images = {} if destroying else baked(stack)
+    light = "" if destroying else lighthouse.script(site.config, stack, site.data)
     space = Workspace.of(site.data, stack.name, stack.region)
     with space.locked():
-        told = variables(
-            site.config, stack, site.installation, images=images, lighthouse_data=lighthouse.script(site.config, stack, site.data)
-        )
+        told = variables(site.config, stack, site.installation, images=images, lighthouse_data=light)
         space.prepare(told, module=site.module)
         driver = Driver(program, space, site.show)
         driver.init()
