@@ -217,7 +217,7 @@ def privacy(resources: Resources) -> Iterator[str]:
         for name in ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets"):
             if not one["values"][name]:
                 yield f"{one['address']}: {name} is off"
-    for kind in ("aws_s3_bucket_policy", "aws_sqs_queue_policy", "aws_sns_topic_policy"):
+    for kind in ("aws_s3_bucket_policy", "aws_sqs_queue", "aws_sns_topic_policy"):
         for one in of(resources, kind):
             text = one["values"].get("policy")
             if isinstance(text, str) and '"aws:SecureTransport":"false"' not in text.replace(" ", ""):

@@ -47,7 +47,7 @@ resource "aws_ssm_parameter" "manifest" {
   tags        = local.tags
 
   # Whoever reads it may use all that it names.
-  depends_on = [aws_autoscaling_schedule.dead_man, aws_sqs_queue_policy.events, aws_sqs_queue_policy.nodes, aws_cloudwatch_event_target.events, aws_s3_bucket_policy.this]
+  depends_on = [aws_autoscaling_schedule.dead_man, aws_cloudwatch_event_target.events, aws_s3_bucket_policy.this]
 
   lifecycle {
     precondition {

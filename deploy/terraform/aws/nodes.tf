@@ -219,5 +219,5 @@ resource "aws_autoscaling_group" "this" {
   }
 
   # A machine that comes up before it may report or end itself would be lost until its deadline.
-  depends_on = [aws_iam_role_policy.nodes, aws_sqs_queue_policy.nodes, aws_route.internet, aws_route.nat, aws_route_table_association.public, aws_route_table_association.private]
+  depends_on = [aws_iam_role_policy.nodes, aws_route.internet, aws_route.nat, aws_route_table_association.public, aws_route_table_association.private]
 }

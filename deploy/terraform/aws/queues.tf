@@ -44,6 +44,7 @@ resource "aws_sqs_queue" "dead" {
   name                      = "${var.stack}-${each.key}-dead"
   message_retention_seconds = 1209600 # two weeks, the most: what nobody could read is worth a look
   sqs_managed_sse_enabled   = true
+  policy                    = local.queue_policies["${each.key}-dead"]
   tags                      = local.tags
 }
 
@@ -55,6 +56,7 @@ resource "aws_sqs_queue" "this" {
   receive_wait_time_seconds  = 20
   max_message_size           = each.key == "nodes" ? 16384 : 262144
   sqs_managed_sse_enabled    = true # EventBridge cannot write to a queue under AWS's own KMS key
+  policy                     = local.queue_policies[each.key]
   redrive_policy             = jsonencode({ deadLetterTargetArn = aws_sqs_queue.dead[each.key].arn, maxReceiveCount = 5 })
   tags                       = local.tags
 }
@@ -78,35 +80,6 @@ resource "aws_cloudwatch_event_target" "events" {
   }
 }
 
-# In the account, the permissions of roles and users say who may send and receive; EventBridge needs a word in the queue's own policy.
-resource "aws_sqs_queue_policy" "nodes" {
-  queue_url = aws_sqs_queue.this["nodes"].id
-  policy = jsonencode({
-    Version   = "2012-10-17"
-    Statement = [merge(local.only_encrypted, { Action = "sqs:*", Resource = aws_sqs_queue.this["nodes"].arn })]
-  })
-}
-
-resource "aws_sqs_queue_policy" "events" {
-  for_each  = { events = aws_sqs_queue.this["events"], dead = aws_sqs_queue.dead["events"] }
-  queue_url = each.value.id
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = concat(
-      [merge(local.only_encrypted, { Action = "sqs:*", Resource = each.value.arn })],
-      # Only our own rules: without the condition any account's EventBridge could write here.
-      length(local.rules) == 0 ? [] : [{
-        Sid       = "OurRules"
-        Effect    = "Allow"
-        Principal = { Service = "events.amazonaws.com" }
-        Action    = "sqs:SendMessage"
-        Resource  = each.value.arn
-        Condition = { ArnEquals = { "aws:SourceArn" = [for rule in aws_cloudwatch_event_rule.this : rule.arn] } }
-      }]
-    )
-  })
-}
-
 locals {
   only_encrypted = {
     Sid       = "OnlyEncrypted"
@@ -114,4 +87,22 @@ locals {
     Principal = "*"
     Condition = { Bool = { "aws:SecureTransport" = "false" } }
   }
+
+  # Roles and users of the account send and receive by their own permissions; EventBridge needs a word in the queue's policy. Written into the
+  # queue itself, with its name in place of its address: a resource of its own takes the provider half a minute more.
+  queue_policies = { for queue in ["nodes", "events", "nodes-dead", "events-dead"] : queue => jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [merge(local.only_encrypted, { Action = "sqs:*", Resource = "${local.arn}:sqs:${local.here}:${var.stack}-${queue}" })],
+      # Only our own rules: without the condition any account's EventBridge could write here.
+      [for arns in [[for rule in aws_cloudwatch_event_rule.this : rule.arn]] : {
+        Sid       = "OurRules"
+        Effect    = "Allow"
+        Principal = { Service = "events.amazonaws.com" }
+        Action    = "sqs:SendMessage"
+        Resource  = "${local.arn}:sqs:${local.here}:${var.stack}-${queue}"
+        Condition = { ArnEquals = { "aws:SourceArn" = arns } }
+      } if startswith(queue, "events") && length(local.rules) > 0],
+    )
+  }) }
 }
