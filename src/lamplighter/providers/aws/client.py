@@ -87,8 +87,25 @@ class Aws:
                 return await in_thread(lambda: self._ask(service, operation, region or self.region, arguments))
 
     async def receive(self, **arguments: Any) -> dict[str, Any]:
-        """Wait for messages of a queue, for at most `LONG_POLL` seconds; does not count as a call under way. Raises AwsError."""
-        return await in_thread(lambda: self._ask("sqs", "receive_message", self.region, arguments))
+        """Wait for messages of a queue, for at most `LONG_POLL` seconds; does not count as a call under way. Raises AwsError.
+
+        What arrives after the caller was cancelled is given back at once, for whoever reads then.
+        """
+        abandoned = threading.Event()
+
+        def wait() -> dict[str, Any]:
+            answer = self._ask("sqs", "receive_message", self.region, arguments)
+            if abandoned.is_set():
+                for message in answer.get("Messages") or ():
+                    back = {"QueueUrl": arguments["QueueUrl"], "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+                    self._ask("sqs", "change_message_visibility", self.region, back)
+            return answer
+
+        try:
+            return await in_thread(wait)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
 
     async def pages(self, service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
         """All items under `key` of an operation that answers in pages. Raises AwsError."""

@@ -261,16 +261,20 @@ class _Decision:
         A group that has an instance is never set below it: AWS would choose which one ends. Instances end one by one, by name.
         """
         has = {group.name: len(group.counted) + self._unlisted(group) for group in self.picture.groups}
-        room = max(0, self.terms.maximum - sum(has.values()))
+        # Whoever ends an instance lowers the capacity with it, and it may fail: until it is seen, capacity is only raised.
+        stays = {one.name: max(0, one.desired - has[one.name]) if self.ending & one.counted else 0 for one in self.picture.groups}
+        room = max(0, self.terms.maximum - sum(has.values()) - sum(stays.values()))
+        found: list[SetDesired] = []
         for group in sorted(self.picture.groups, key=lambda one: one.market != SPOT):
             # What the group lists and EC2 does not show yet is what somebody waits for.
             coming = sum(self.picture.machine(instance) is None for instance in group.counted)
-            more = min(max(0, self.waiting[group.name] - coming), room, max(0, group.maximum - has[group.name]))
-            room -= more
-            ended = sum(instance in self.ending for instance in group.counted)  # whoever ends them lowers the capacity with them
-            count = has[group.name] + more - ended
-            if count != group.desired - ended:
-                self.actions.append(SetDesired(group.name, count, raises=count > group.desired - ended))
+            free = room + stays[group.name]
+            more = min(max(0, self.waiting[group.name] - coming), free, max(0, group.maximum - has[group.name]))
+            room -= max(0, more - stays[group.name])
+            count = has[group.name] + more
+            if count > group.desired or (count < group.desired and not self.ending & group.counted):
+                found.append(SetDesired(group.name, count, raises=count > group.desired))
+        self.actions += sorted(found, key=lambda one: one.raises)
 
     def _unlisted(self, group: Group) -> int:
         """Living instances of the group that it does not list yet."""
@@ -302,9 +306,11 @@ def place(
         if machine.living and owned.get(machine.replica) == machine.id and machine.replica not in not_counted:
             living[machine.model] = living.get(machine.model, 0) + 1
     groups = {group.name for group in picture.groups}
-    matched = _match(picture, owned)
-    occupied = sum(m.living and m.group in groups and m.id not in matched for m in picture.machines)
-    occupied += sum(order.failure is None and order.id not in doomed for order, _ in open_orders(picture).values())
+    taken = {order.id for order, _ in _match(picture, owned).values()}
+    occupied = sum(m.living and m.group in groups for m in picture.machines)
+    occupied += sum(
+        order.failure is None and order.id not in taken and order.id not in doomed for order, _ in open_orders(picture).values()
+    )
     room = max(0, terms.maximum - occupied)
     wanted = [model for model, count in desired.items() for _ in range(count - living.get(model, 0))]
     return wanted[:room]

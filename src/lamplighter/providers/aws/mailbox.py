@@ -22,6 +22,8 @@ OLD = 600.0
 """Seconds after which a message that nobody claims is thrown away."""
 SOON = 1
 """Seconds until a message that is another pool's can be received again."""
+HANDLE_WITHIN = 20
+"""Seconds until a message comes again whose reader died over it."""
 AGAIN = 5
 """Seconds until one that could not be handled comes again."""
 
@@ -77,7 +79,11 @@ class Mailbox:
 
     async def _receive(self, queue: str, read: Callable[[Mapping[str, Any]], Letter | None], handle: Handle, wait: int) -> int:
         answer = await self._aws.receive(
-            QueueUrl=queue, AttributeNames=["SenderId", "SentTimestamp"], MaxNumberOfMessages=10, WaitTimeSeconds=wait
+            QueueUrl=queue,
+            AttributeNames=["SenderId", "SentTimestamp"],
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=wait,
+            VisibilityTimeout=HANDLE_WITHIN,
         )
         messages = answer.get("Messages") or []
         for raw in messages:

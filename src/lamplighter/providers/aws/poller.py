@@ -5,21 +5,25 @@ Everything that it remembers can be lost. Not responsible for the keeper's contr
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 
 from lamplighter.config.pools import AwsPool
 from lamplighter.core.clock import Clock
-from lamplighter.core.errors import LamplighterError, ProviderError
+from lamplighter.core.errors import ProviderError
+from lamplighter.core.reasons import WakeFailure
 from lamplighter.providers.aws.admission import Admission
 from lamplighter.providers.aws.client import Aws
-from lamplighter.providers.aws.decide import Terms, decide, open_orders, owners, surplus
+from lamplighter.providers.aws.decide import Action, End, Terms, decide, open_orders, owners, surplus
 from lamplighter.providers.aws.dial import Dialer, DialError
+from lamplighter.providers.aws.ending import END_AGAIN, Ending
+from lamplighter.providers.aws.errands import Errands
 from lamplighter.providers.aws.groups import Groups
-from lamplighter.providers.aws.mailbox import Letter, Mailbox, notice_of
-from lamplighter.providers.aws.manifest import ON_DEMAND, SPOT, Manifest, Manifests, PoolManifest
+from lamplighter.providers.aws.letters import Letters
+from lamplighter.providers.aws.mailbox import Mailbox
+from lamplighter.providers.aws.manifest import ON_DEMAND, SPOT, Manifests, PoolManifest
 from lamplighter.providers.aws.nodes import Keys, Node
 from lamplighter.providers.aws.picture import Machine, Picture
 from lamplighter.providers.aws.prices import Prices, dollars
@@ -31,18 +35,14 @@ MOVING, AWAKE, REST = 1.0, 10.0, 30.0
 """Seconds between two pictures: while something is on its way, while nodes run, while there is nothing."""
 GAP = 0.2
 """Seconds between two pictures at the least, however much somebody wants one."""
-DIAL_FAST, DIAL_CALM = 0.3, 2.0
+DIAL_FAST, DIAL_CALM = 0.2, 2.0
 """Seconds between two questions to a node: until it serves, and then."""
-TICK = 0.1
+TICK = 0.05
 ABANDONED_AFTER = 45.0
 """Seconds without any call of the keeper after which nothing is done any more: another keeper leads."""
 ON_DEMAND_PATIENCE = 120.0
-END_GRACE = 4.0
-"""Seconds that a node has, once asked, to save its logs and end itself before it is ended by name."""
-END_AGAIN = 5.0
-FOREIGN_FOR = 60.0
-LETTERS_AFTER = 60.0
-"""Seconds for which the queues are still read after the last node is gone."""
+MESH_PATIENCE = 180.0
+"""Seconds after its boot within which a node must be reached over the mesh."""
 
 
 class Poller:
@@ -83,22 +83,18 @@ class Poller:
         self._manifests = manifests
         self._groups = groups
         self._writes = writes
-        self._admission = admission
         self._keys = keys
         self._prices = prices
         self._clock = clock
-        self._mailbox = Mailbox(aws, clock, name)
+        self.errands = Errands(name, clock)
+        self._ending = Ending(self, manifests, groups, admission, keys, clock)
+        self._letters = Letters(self, Mailbox(aws, clock, name), manifests, admission, clock)
         self._used_at = clock.monotonic()
-        self._busy_at = float("-inf")
+        self.busy_at = float("-inf")
+        """When there last was anything (monotonic)."""
         self._wanted = asyncio.Event()
         self._surplus_since: dict[str, float] = {}
-        self._foreign: dict[str, float] = {}
-        self._tried: dict[str, float] = {}
-        """By instance or handle: when its end, its burial, a question to it was last tried (monotonic)."""
-        self._settled: set[str] = set()
-        """Instances that are buried, and handles that AWS was told to forget."""
         self._loops: list[asyncio.Task[None]] = []
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._log = _log.bind(pool=name)
 
     # --- being used ---------------------------------------------------------------------------------------------------------------------
@@ -110,10 +106,19 @@ class Poller:
             work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
                 self._look,
                 self._dial,
-                self._read_nodes,
-                self._read_events,
+                self._letters.read_nodes,
+                self._letters.read_events,
             )
-            self._loops = [asyncio.create_task(one(), name=f"aws {self.name}") for one in work]
+            self._loops = [asyncio.create_task(self._keep(one), name=f"aws {self.name}") for one in work]
+
+    async def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do one of the loops for as long as somebody asks, whatever breaks in it."""
+        while self.used:
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - one defect must not leave machines unwatched; it is logged whole
+                self._log.exception("a part of the watch over AWS broke, and is begun again")
+                await self._clock.sleep(MOVING)
 
     @property
     def used(self) -> bool:
@@ -126,15 +131,12 @@ class Poller:
 
     async def stop(self) -> None:
         """End all work of this process; whatever was to be ended is ended by name, without waiting for its last words."""
-        tasks = [*self._loops, *self._tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._loops, self._tasks = [], {}
-        doomed = [m for m in (self.picture.machines if self.picture else ()) if m.living and m.replica in self.doomed]
-        for result in await asyncio.gather(*(self._terminate(machine) for machine in doomed), return_exceptions=True):
-            if isinstance(result, BaseException):
-                self._log.warning("an instance could not be ended; its lease ends it", error=str(result))
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops = []
+        await self.errands.stop()
+        await self._ending.at_once()
         await self.dialer.close()
 
     # --- the picture --------------------------------------------------------------------------------------------------------------------
@@ -151,8 +153,7 @@ class Poller:
         await asyncio.gather(*(self._ask(machine) for machine in living))
         if any(machine.replica for machine in picture.machines):
             try:
-                while await self._mailbox.nodes(manifest, self._from_node, wait=0):
-                    continue
+                await self._letters.catch_up(manifest)
             except ProviderError as error:
                 self._log.debug("the nodes' queue could not be read", error=error.message)
 
@@ -189,7 +190,7 @@ class Poller:
         self.ended_since = {instance: self.ended_since.get(instance, unseen) for instance in dead}
         self.doomed &= set(open_orders(picture)) | set(owners(picture.machines))
         if self.moving or any(machine.living for machine in picture.machines):
-            self._busy_at = self._clock.monotonic()
+            self.busy_at = self._clock.monotonic()
 
     async def act(self) -> bool:
         """Do what follows from the picture, if anything; the caller holds the lock. Raises ProviderError."""
@@ -197,13 +198,27 @@ class Poller:
         _, part = await self._manifests.pool(self.name)
         actions = decide(self.picture, self.doomed, self.terms(part), self._clock.time(), self._surplus_since)
         until = self._clock.time() + max(part.boot_deadline, part.lease) + part.drain
-        for action in actions:
-            await self._groups.do(action, until)
-        if actions:
+        done = [action for action in actions if await self._do_action(action, until)]
+        if done:
             await self.look()
-        self.end_doomed()
-        self._bury_the_dead()
+        self._ending.push()
         return bool(actions)
+
+    async def _do_action(self, action: Action, until: float) -> bool:
+        """Do one action; whether it was done. What ends an instance may fail, and is tried again; anything else stops those that follow."""
+        if not isinstance(action, End):
+            await self._groups.do(action, until)
+            return True
+        if not self.errands.due(f"take {action.machine}", END_AGAIN):
+            return False
+        try:
+            await self._groups.do(action, until)
+        except ProviderError as error:
+            self._log.warning(
+                "an instance could not be ended, which is tried again", instance=action.machine, error=error.message
+            )
+            return False
+        return True
 
     def terms(self, part: PoolManifest) -> Terms:
         """What the pool allows now."""
@@ -280,7 +295,7 @@ class Poller:
                 node = self.node(machine)
                 pace = DIAL_FAST if node.ready_at is None and node.missed < 300 else DIAL_CALM
                 if self._clock.monotonic() - node.asked_at >= pace:
-                    self._do(f"ask {machine.id}", self._ask(machine))
+                    self.errands.start(f"ask {machine.id}", self._ask(machine))
 
     async def _ask(self, machine: Machine) -> None:
         node = self.node(machine)
@@ -291,6 +306,7 @@ class Poller:
             status = await self.dialer.status(machine.overlay, token, timeout=2.0)
         except DialError:
             node.missed += 1
+            self._judge_mesh(machine, node)
             if node.met_at is not None and node.missed == 2:
                 self.hurry()  # it may be gone
             return
@@ -304,148 +320,14 @@ class Poller:
         if node.ready_at is not None and not was_ready and machine.ordered_at:
             self.boots = [*self.boots[-9:], node.ready_at - machine.ordered_at]
 
-    # --- letters ------------------------------------------------------------------------------------------------------------------------
-
-    async def _read_nodes(self) -> None:
-        await self._letters(lambda manifest: self._mailbox.nodes(manifest, self._from_node))
-
-    async def _read_events(self) -> None:
-        await self._letters(lambda manifest: self._mailbox.events(manifest, self._about_node))
-
-    async def _letters(self, receive: Callable[[Manifest], Awaitable[int]]) -> None:
-        while self.used:
-            if self._clock.monotonic() - self._busy_at > LETTERS_AFTER:
-                await self._clock.sleep(MOVING)
-                continue
-            try:
-                manifest, _ = await self._manifests.pool(self.name)
-                await receive(manifest)
-            except ProviderError as error:
-                self._log.warning("a queue could not be read", error=error.message)
-                await self._clock.sleep(2 * MOVING)
-
-    async def _from_node(self, letter: Letter) -> bool:
-        """What a node says. False: it is no node of this pool."""
-        machine = await self._known(letter.instance)
-        if machine is None:
-            return False
-        node = self.node(machine)
-        if letter.body.get("kind") != "hello":
-            node.told(letter.body)
-            if letter.body.get("kind") == "end":
-                self.hurry()
-            return True
-        key = letter.body.get("public_key")
-        if not isinstance(key, str) or not machine.living or not machine.replica or machine.replica in self.doomed:
-            return True
-        if node.met_at is not None and node.public_key not in ("", key):
-            self._log.warning("a node that runs asked for a certificate for another key, and gets none", instance=machine.id)
-            return True
-        if node.failure is not None or (
-            node.assigned_at is not None and self._clock.time() - node.assigned_at < 10 and node.public_key == key
-        ):
-            return True
-        node.public_key = key
-        manifest, part = await self._manifests.pool(self.name)
-        used = [other.overlay for other in self.machines if other.overlay is not None and other.living and other.id != machine.id]
-        await self._admission.admit(manifest, part, machine, node, used)
-        self.hurry()
-        return True
-
-    async def _about_node(self, letter: Letter) -> bool:
-        """What AWS says of an instance."""
-        machine = await self._known(letter.instance)
-        if machine is None:
-            return False
-        notice = notice_of(letter.body, letter.sent_at or self._clock.time())
-        node = self.node(machine)
-        if notice is not None and (node.notice is None or not node.notice.certain):
-            self._log.warning(
-                "AWS takes a machine back" if notice.certain else "AWS recommends to leave a machine", instance=machine.id
-            )
-            node.notice = notice
-        self.hurry()
-        return True
-
-    async def _known(self, instance: str) -> Machine | None:
-        """The instance, if it is one of this pool; a new picture is taken for one that is new."""
-        machine = self.picture.machine(instance) if self.picture is not None else None
-        fresh = machine is not None and (machine.replica or not machine.living)
-        now = self._clock.monotonic()
-        if not fresh and now - self._foreign.get(instance, float("-inf")) > FOREIGN_FOR:
-            await self.refresh()
-            machine = self.picture.machine(instance) if self.picture is not None else None
-            if machine is None:
-                self._foreign = {other: at for other, at in self._foreign.items() if now - at < FOREIGN_FOR} | {instance: now}
-        return machine
-
-    # --- ending -------------------------------------------------------------------------------------------------------------------------
-
-    def end_doomed(self) -> None:
-        """Push every doomed instance that lives towards its end."""
-        for machine in self.machines:
-            if machine.living and machine.replica in self.doomed and self._due(f"end {machine.id}", END_AGAIN):
-                self._do(f"end {machine.id}", self._end(machine))
-
-    async def _end(self, machine: Machine) -> None:
-        """Ask the node, which saves its logs; if it does not end itself soon, end it by name."""
-        node = self.node(machine)
-        if node.met_at is not None and machine.overlay is not None:
-            try:
-                await self.dialer.end(machine.overlay, self._keys.agent(machine.id, machine.replica), "asked", timeout=1.5)
-                until = self._clock.monotonic() + END_GRACE
-                while self._clock.monotonic() < until:
-                    self.hurry()
-                    await self._clock.sleep(2 * GAP)
-                    now = self.picture.machine(machine.id) if self.picture is not None else None
-                    if now is None or not now.living:
-                        return
-            except ProviderError as error:
-                self._log.debug("a node could not be asked to end itself", instance=machine.id, error=error.message)
-        await self._terminate(machine)
-        self.hurry()
-
-    async def _terminate(self, machine: Machine) -> None:
-        await self._groups.end(machine.id, machine.group)
-
-    def _bury_the_dead(self) -> None:
-        """Revoke what dead instances held, and let AWS forget those whose end the keeper knows of."""
-        for machine in self.machines:
-            if not machine.gone:
-                continue
-            if machine.id not in self._settled and machine.replica and self._due(f"bury {machine.id}", END_AGAIN):
-                self._do(f"bury {machine.id}", self._bury(machine))
-            forget = machine.replica in self.doomed and machine.replica not in self._settled
-            if forget and self._due(f"forget {machine.id}", END_AGAIN):
-                self._do(f"forget {machine.id}", self._forget(machine))
-
-    async def _bury(self, machine: Machine) -> None:
-        manifest, _ = await self._manifests.pool(self.name)
-        await self._admission.bury(manifest, machine)
-        self._settled.add(machine.id)
-
-    async def _forget(self, machine: Machine) -> None:
-        await self._groups.forget(machine.id)
-        self._settled.add(machine.replica)
-
-    def _due(self, what: str, every: float) -> bool:
-        now = self._clock.monotonic()
-        if now - self._tried.get(what, float("-inf")) < every:
-            return False
-        self._tried[what] = now
-        return True
-
-    def _do(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside, unless it is being done; what fails is logged, and tried again when it is due."""
-        running = self._tasks.get(name)
-        if running is not None and not running.done():
-            work.close()
+    def _judge_mesh(self, machine: Machine, node: Node) -> None:
+        """Whether it is time to say that a node that has everything will not be reached."""
+        booted = node.reports.get("boot")
+        if node.met_at is not None or node.failure is not None or booted is None or booted.ended_at is None:
             return
-        self._tasks = {key: task for key, task in self._tasks.items() if not task.done()}
-        self._tasks[name] = asyncio.create_task(self._logged(name, work), name=name)
-
-    async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except LamplighterError as error:
-            self._log.warning("something could not be done, and is tried again", what=name, error=error.message)
+        if self._clock.time() - max(booted.ended_at, node.assigned_at or 0.0) > MESH_PATIENCE:
+            node.refuse(
+                WakeFailure.MESH_TIMEOUT,
+                f"The machine has its certificate, and does not answer at {machine.overlay} within {MESH_PATIENCE:.0f} s; "
+                "`lamplighter mesh check` tells whether this machine's own mesh is well.",
+            )

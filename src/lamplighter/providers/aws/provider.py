@@ -5,6 +5,7 @@ an earlier one began, in every phase. Capacity is only ever raised after AWS's o
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -98,7 +99,9 @@ class AwsProvider:
         )
         self._renewing = Renewing(self._poller, self._manifests, self._groups, self._admission, self._keys, clock)
         self.watcher = Watcher(self._poller, self._aws, self._manifests, self._groups, data, clock)
-        self._beside: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._pricing: asyncio.Task[None] | None = None
+        self._priced_at = float("-inf")
         self._asked_price = asyncio.Event()
         self._log = _log.bind(pool=name)
 
@@ -144,21 +147,22 @@ class AwsProvider:
             raise problem
 
     async def renew(self) -> None:
-        """Leases, AWS's dead-man, certificates and blocklists of everything that runs. Raises ProviderError."""
-        self._use()
+        """Leases, AWS's dead-man, certificates and blocklists of everything that runs, as far as it is known. Raises ProviderError."""
         await self._renewing.renew()
 
     async def close(self) -> None:
         """Stop all work. What was to be ended is ended by name; everything else runs on, for the next object."""
-        for task in self._beside:
+        beside = [task for task in (self._watching, self._pricing) if task is not None]
+        for task in beside:
             task.cancel()
-        await asyncio.gather(*self._beside, return_exceptions=True)
+        await asyncio.gather(*beside, return_exceptions=True)
         await self._poller.stop()
 
     async def quote(self) -> Quote | None:
         """The cheapest machine that may be taken, for as long as a wake usually takes and the pool then waits; from prices that are known."""
-        self._use()
         self._asked_price.set()
+        if (self._pricing is None or self._pricing.done()) and self._prices_are_due():
+            self._pricing = asyncio.create_task(self._ask_prices(), name=f"aws prices {self._name}")
         idle = float(self._config.sleep_after)
         boots = self._poller.boots
         boot = sum(boots) / len(boots) if boots else USUAL_BOOT["baked" if self._config.image != "stock" else "stock"]
@@ -197,7 +201,7 @@ class AwsProvider:
         for handle in excess(picture, desired, {*doomed, *self._failed(picture)}, {order.id for order in orders}):
             self._log.warning("an order was given twice, and is withdrawn", handle=handle)
             await self._groups.do(Drop(handle, part.groups[market]), 0.0)
-        await self._poller.look()
+            await self._poller.look()
 
     async def _market(self, types: Sequence[str]) -> tuple[str, str]:
         """Where to ask first, and a note for people. Raises ProviderError when the quota or the price forbids it."""
@@ -232,22 +236,24 @@ class AwsProvider:
 
     def _use(self) -> None:
         self._poller.use()
-        if not self._beside or all(task.done() for task in self._beside):
-            self._beside = [
-                asyncio.create_task(self._ask_prices(), name=f"aws prices {self._name}"),
-                asyncio.create_task(self.watcher.run(), name=f"aws watcher {self._name}"),
-            ]
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self.watcher.run(), name=f"aws watcher {self._name}")
+        if (self._pricing is None or self._pricing.done()) and self._prices_are_due():
+            self._pricing = asyncio.create_task(self._ask_prices(), name=f"aws prices {self._name}")
 
     async def _ask_prices(self) -> None:
-        """Prices and quotas, before somebody waits for them."""
-        while self._poller.used:
-            await self.prices.refresh()
-            self._asked_price.clear()
-            await self._quotas.refused(self._config.market, self._config.instance_types, ())
-            await self._clock.sleep(PRICES_EVERY)
-            while not any(machine.living for machine in self._poller.machines):  # at rest only when somebody asks for a price
-                if await self._clock.wait(self._asked_price, PRICES_EVERY) or not self._poller.used:
-                    break
+        """Prices, quotas and the mesh's authority, before somebody waits for them."""
+        self._priced_at = self._clock.monotonic()
+        self._asked_price.clear()
+        await self.prices.refresh()
+        await self._quotas.refused(self._config.market, self._config.instance_types, ())
+        with contextlib.suppress(ProviderError):  # a launch tells what is missing
+            await self._admission.authority()
+
+    def _prices_are_due(self) -> bool:
+        """Once a minute while something runs, or somebody asks what it would cost; at rest once."""
+        needed = self._asked_price.is_set() or self._priced_at < 0 or any(machine.living for machine in self._poller.machines)
+        return needed and self._clock.monotonic() - self._priced_at >= PRICES_EVERY
 
     def _picture(self) -> Picture:
         """The newest. Raises ProviderError when it is too old to say anything."""
