@@ -41,11 +41,13 @@ def of(resources: Resources, kind: str) -> list[Mapping[str, Any]]:
 
 
 def metadata(resources: Resources) -> Iterator[str]:
-    """No machine hands its credentials to whoever can make it fetch a URL (IMDSv1)."""
+    """No machine hands its credentials to whoever can make it fetch a URL (IMDSv1), nor to the containers on it."""
     for one in (*of(resources, "aws_launch_template"), *of(resources, "aws_instance")):
         options = (one["values"].get("metadata_options") or [{}])[0]
         if options.get("http_tokens") != "required" or options.get("http_endpoint") != "enabled":
             yield f"{one['address']}: the metadata service takes requests without a token"
+        if options.get("http_put_response_hop_limit") != 1:
+            yield f"{one['address']}: a container on it can take its credentials"
 
 
 def encryption(resources: Resources) -> Iterator[str]:

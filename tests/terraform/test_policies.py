@@ -1,6 +1,9 @@
 """What a plan of the module may never hold; each rule is also shown to catch what it is there for."""
 
+import base64
 import copy
+import gzip
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +50,29 @@ def _first(resources: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 def _metadata(resources: list[dict[str, Any]]) -> None:
     _first(resources, "aws_launch_template")["metadata_options"][0]["http_tokens"] = "optional"
+
+
+def _hops(resources: list[dict[str, Any]]) -> None:
+    _first(resources, "aws_launch_template")["metadata_options"][0]["http_put_response_hop_limit"] = 2
+
+
+def _without_tls(resources: list[dict[str, Any]]) -> None:
+    _first(resources, "aws_sqs_queue")["policy"] = '{"Statement":[]}'
+
+
+def _large(resources: list[dict[str, Any]]) -> None:
+    script = b"#!/bin/sh\n" + random.Random(1).randbytes(20_000)
+    _first(resources, "aws_launch_template")["user_data"] = base64.b64encode(gzip.compress(script)).decode()
+
+
+def _unfilled(resources: list[dict[str, Any]]) -> None:
+    _first(resources, "aws_launch_template")["user_data"] = base64.b64encode(gzip.compress(b"#!/bin/sh\n@AGENT@\n")).decode()
+
+
+def _untagged_target(resources: list[dict[str, Any]]) -> None:
+    _first(resources, "aws_iam_role")["policy"] = (
+        '{"Statement":[{"Sid":"EndItself","Effect":"Allow","Action":["ec2:TerminateInstances"],"Resource":["arn:aws:ec2:eu-central-1:1:instance/*"]}]}'
+    )
 
 
 def _encryption(resources: list[dict[str, Any]]) -> None:
@@ -100,7 +126,9 @@ def _any_account(resources: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "rule"),
     [
-        (_metadata, policies.metadata), (_encryption, policies.encryption), (_doors, policies.doors), (_tags, policies.tags),
+        (_metadata, policies.metadata), (_hops, policies.metadata), (_without_tls, policies.privacy), (_large, policies.user_data),
+        (_unfilled, policies.user_data), (_untagged_target, policies.permissions),
+        (_encryption, policies.encryption), (_doors, policies.doors), (_tags, policies.tags),
         (_groups, policies.groups), (_protected, policies.groups), (_dead_man, policies.dead_men), (_budgets, policies.warnings),
         (_public, policies.privacy), (_secret, policies.secrets), (_everything, policies.permissions), (_any_account, policies.senders),
     ],

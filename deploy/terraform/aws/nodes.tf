@@ -68,7 +68,6 @@ locals {
 
 resource "aws_launch_template" "this" {
   #checkov:skip=CKV_AWS_88:A public address costs nothing while no machine runs, and only the mesh's port is open; private_subnet puts nodes behind NAT.
-  #checkov:skip=CKV_AWS_341:Two hops, so that the engine's container can reach the metadata service for credentials too.
   for_each                             = local.groups
   name                                 = each.value.name
   description                          = "Pool ${each.value.pool} of Lamplighter, ${each.value.market}"
@@ -88,7 +87,7 @@ resource "aws_launch_template" "this" {
   metadata_options {
     http_endpoint               = "enabled"
     http_tokens                 = "required"
-    http_put_response_hop_limit = 2
+    http_put_response_hop_limit = 1 # the machine itself; an engine's container, one hop further, cannot take its credentials
     instance_metadata_tags      = "enabled"
   }
 

@@ -45,16 +45,16 @@ class Settings:
  def url(f, o, bm):
   return str(f.testing.get(f'{o}_url', bm)).rstrip('/')
 def x25519(bh, bi=9 .to_bytes(32, 'little')):
- p = 2 ** 255 - 19;k = int.from_bytes(bh, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bi, 'little') & (1 << 255) - 1) % p;K, L, T, U, aq = (1, 0, aK, 1, 0)
+ p = 2 ** 255 - 19;k = int.from_bytes(bh, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bi, 'little') & (1 << 255) - 1) % p;L, M, U, V, aq = (1, 0, aK, 1, 0)
  for t in range(254, -1, -1):
   aO = k >> t & 1
   if aq ^ aO:
-   K, T, L, U = (T, K, U, L)
-  aq = aO;a, b, c, d = ((K + L) % p, (K - L) % p, (T + U) % p, (T - U) % p);aW, aX, aG, aY = (d * a % p, c * b % p, a * a % p, b * b % p);T, U, K, e = (pow(aW + aX, 2, p), aK * pow(aW - aX, 2, p) % p, aG * aY % p, (aG - aY) % p)
-  L = e * (aG + 121665 * e) % p
+   L, U, M, V = (U, L, V, M)
+  aq = aO;a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p);aW, aX, aG, aY = (d * a % p, c * b % p, a * a % p, b * b % p);U, V, L, e = (pow(aW + aX, 2, p), aK * pow(aW - aX, 2, p) % p, aG * aY % p, (aG - aY) % p)
+  M = e * (aG + 121665 * e) % p
  if aq:
-  K, L = (T, U)
- return (K * pow(L, p - 2, p) % p).to_bytes(32, 'little')
+  L, M = (U, V)
+ return (L * pow(M, p - 2, p) % p).to_bytes(32, 'little')
 def pem(aL, q):
  text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aL}-----\n{Y}\n-----END {aL}-----\n'
 def unpem(text):
@@ -67,10 +67,10 @@ def own_key(path):
   write(path, pem('NEBULA X25519 PRIVATE KEY', secrets.token_bytes(32)))
  return pem('NEBULA X25519 PUBLIC KEY', x25519(unpem(path.read_text())))
 METADATA = 'http://169.254.169.254'
-def fetch(D, url, A, m=b'', timeout=5.0):
+def fetch(E, url, A, m=b'', timeout=5.0):
  s = urlsplit(url);ar = http.client.HTTPSConnection if s.scheme == 'https' else http.client.HTTPConnection;au = ar(s.hostname or '', s.port, timeout=timeout)
  try:
-  au.request(D, s.path or '/', m or None, dict(A));M = au.getresponse();return (M.status, M.read(4 * BODY_LIMIT))
+  au.request(E, s.path or '/', m or None, dict(A));N = au.getresponse();return (N.status, N.read(4 * BODY_LIMIT))
  except http.client.HTTPException as n:
   raise OSError(f'{s.hostname}: {n!r}') from n
  finally:
@@ -97,22 +97,22 @@ class Metadata:
     raise OSError('the instance has no role')
    f._credentials = (time.monotonic() + 120, i)
   return f._credentials[1]
-def sign(D, url, A, m, E, region, o, y):
- s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();Q = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
- if E.get('Token'):
-  Q['x-amz-security-token'] = E['Token']
+def sign(E, url, A, m, F, region, o, y):
+ s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
+ if F.get('Token'):
+  R['x-amz-security-token'] = F['Token']
  if o == 's3':
-  Q['x-amz-content-sha256'] = aM
- aj = ';'.join(sorted(Q));Y = ''.join((f'{name}:{Q[name]}\n' for name in sorted(Q)));bj = '\n'.join((D, s.path or '/', '', Y, aj, aM));aw = f'{av[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + E['SecretAccessKey'].encode()
+  R['x-amz-content-sha256'] = aM
+ aj = ';'.join(sorted(R));Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)));bj = '\n'.join((E, s.path or '/', '', Y, aj, aM));aw = f'{av[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + F['SecretAccessKey'].encode()
  for ax in aw.split('/'):
   key = hmac.new(key, ax.encode(), hashlib.sha256).digest()
- text = f'AWS4-HMAC-SHA256\n{av}\n{aw}\n{hashlib.sha256(bj.encode()).hexdigest()}';bk = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={E['AccessKeyId']}/{aw}, SignedHeaders={aj}, Signature={bk}"
- return Q | {'authorization': B}
+ text = f'AWS4-HMAC-SHA256\n{av}\n{aw}\n{hashlib.sha256(bj.encode()).hexdigest()}';bk = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={F['AccessKeyId']}/{aw}, SignedHeaders={aj}, Signature={bk}"
+ return R | {'authorization': B}
 class Aws:
  def __init__(f, g, al):
   f._settings, f._metadata = (g, al);f._suffix = 'amazonaws.com' + ('.cn' if g.region.startswith('cn-') else '')
- def send(f, V, timeout=5.0):
-  s = urlsplit(f._settings.nodes_queue_url);z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}');N = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(V)};f._query('sqs', f'{z}{s.path}', N, timeout)
+ def send(f, C, timeout=5.0):
+  s = urlsplit(f._settings.nodes_queue_url);z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}');O = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(C)};f._query('sqs', f'{z}{s.path}', O, timeout)
  def get(f, key):
   status, m = f._call('GET', f._object(key), {}, b'', 's3')
   if status in (403, 404):
@@ -121,13 +121,13 @@ class Aws:
    raise OSError(f's3 answers {status}')
   return m
  def put(f, key, m, timeout=5.0):
-  status, M = f._call('PUT', f._object(key), {'content-type': 'text/plain; charset=utf-8'}, m, 's3', timeout)
+  status, N = f._call('PUT', f._object(key), {'content-type': 'text/plain; charset=utf-8'}, m, 's3', timeout)
   if status != 200:
-   raise OSError(f's3 answers {status}: {M[:200]!r}')
+   raise OSError(f's3 answers {status}: {N[:200]!r}')
  def terminate(f, ac):
-  N = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bn = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bn | N)
+  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bn = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bn | O)
  def attach(f, an, ac):
-  N = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), N)
+  O = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), O)
  def secret(f, name):
   i = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(i['SecretString'])
  def registry_password(f):
@@ -137,33 +137,33 @@ class Aws:
   return f._settings.url(o, f'https://{o}.{f._settings.region}.{f._suffix}')
  def _object(f, key):
   bucket = f._settings.bucket;z = f._settings.url('s3', '');z = f'{z}/{bucket}' if z else f'https://{bucket}.s3.{f._settings.region}.{f._suffix}';return f"{z}/{quote(key, safe='/-_.~')}"
- def _call(f, D, url, A, m, o, timeout=5.0):
-  E = f._metadata.credentials();return fetch(D, url, sign(D, url, A, m, E, f._settings.region, o, time.time()), m, timeout)
- def _query(f, o, url, N, timeout=5.0):
-  f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(N), timeout)
+ def _call(f, E, url, A, m, o, timeout=5.0):
+  F = f._metadata.credentials();return fetch(E, url, sign(E, url, A, m, F, f._settings.region, o, time.time()), m, timeout)
+ def _query(f, o, url, O, timeout=5.0):
+  f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(O), timeout)
  def _json(f, o, url, target, bo):
   A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bo)))
  def _post(f, o, url, A, m, timeout=5.0):
-  status, M = f._call('POST', url, A, m.encode(), o, timeout)
+  status, N = f._call('POST', url, A, m.encode(), o, timeout)
   if status != 200:
-   raise OSError(f'{o} answers {status}: {M[:400]!r}')
-  return M
+   raise OSError(f'{o} answers {status}: {N[:400]!r}')
+  return N
 class Deadman:
  def __init__(f, path, g, *, clock=boottime, bp=time.time, boot_id=''):
   f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bp, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
  def _restore(f):
-  O = f._clock()
+  P = f._clock()
   try:
-   C = json.loads(f._path.read_text());ba = 0.0 if C['boot'] == f._boot_id else O - C['clock'] - max(0.0, f._wall() - C['wall']);f.born = min(O, C['born'] + ba);f._until = None if C['until'] is None else min(O + f.lease, C['until'] + ba)
-   f.ending = C['ending']
+   D = json.loads(f._path.read_text());ba = 0.0 if D['boot'] == f._boot_id else P - D['clock'] - max(0.0, f._wall() - D['wall']);f.born = min(P, D['born'] + ba);f._until = None if D['until'] is None else min(P + f.lease, D['until'] + ba)
+   f.ending = D['ending']
   except FileNotFoundError:
    return
   except (OSError, ValueError, KeyError, TypeError) as n:
-   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._until = O + f.lease
+   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._until = P + f.lease
  def _save(f):
-  C = {'boot': f._boot_id, 'born': f.born, 'until': f._until, 'ending': f.ending}
+  D = {'boot': f._boot_id, 'born': f.born, 'until': f._until, 'ending': f.ending}
   try:
-   write(f._path, json.dumps(C | {'clock': f._clock(), 'wall': f._wall()}))
+   write(f._path, json.dumps(D | {'clock': f._clock(), 'wall': f._wall()}))
   except OSError as n:
    log.warning("the dead-man's file cannot be written: %s", n)
  def renew(f, v):
@@ -177,12 +177,12 @@ class Deadman:
  def remaining(f):
   bq = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, bq - f._clock())
  def due(f):
-  O = f._clock()
+  P = f._clock()
   if f.ending:
    return f.ending
   if f._until is None:
-   return 'boot_deadline' if O >= f.born + f.boot_deadline else None
-  return 'lease' if O >= f._until + f.drain else None
+   return 'boot_deadline' if P >= f.born + f.boot_deadline else None
+  return 'lease' if P >= f._until + f.drain else None
 STAGES = ('boot', 'mesh', 'pull', 'load')
 @dataclass
 class Stage:
@@ -203,9 +203,9 @@ class Stages:
  def current(f):
   return next((name for name in STAGES if f._all[name].ended_at is None), STAGES[-1])
  def listed(f):
-  E = ('name', 'started_at', 'ended_at', 'progress', 'detail')
+  F = ('name', 'started_at', 'ended_at', 'progress', 'detail')
   with f._lock:
-   return [{key: getattr(x, key) for key in E} for x in f._all.values() if x.started_at]
+   return [{key: getattr(x, key) for key in F} for x in f._all.values() if x.started_at]
  def _change(f, name, **br):
   ay = []
   with f._lock:
@@ -235,7 +235,7 @@ class Assignment:
   try:
    if h['version'] != VERSION or h['instance'] != ac:
     raise ValueError(f"it is of version {h['version']!r} for {h['instance']!r}")
-   J = h['engine'];bz = {name: J[name] for name in Engine.__dataclass_fields__ if name in J};engine = Engine(**bz | {name: tuple(map(str, J.get(name, ()))) for name in ('arguments', 'prepare')})
+   K = h['engine'];bz = {name: K[name] for name in Engine.__dataclass_fields__ if name in K};engine = Engine(**bz | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
    if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith('-'):
     raise ValueError('its port or image is impossible')
    if '\n' in ''.join((f'{name}{B}' for name, B in engine.environment.items())) + engine.key or len(h['agent_token']) < 16:
@@ -244,16 +244,16 @@ class Assignment:
    token, secret = (str(h['agent_token']), h.get('hub_token_secret'));return am(str(h['replica']), str(h['model']), overlay, nebula, token, engine, secret, limits)
   except (KeyError, TypeError, AttributeError) as n:
    raise ValueError(repr(n)) from n
-def nebula_files(H):
- if not isinstance(H, dict) or not H or (not set(H) <= set(NEBULA_FILES)):
+def nebula_files(I):
+ if not isinstance(I, dict) or not I or (not set(I) <= set(NEBULA_FILES)):
   raise ValueError(f'files of Nebula are {NEBULA_FILES}')
- if not all((isinstance(text, str) and 0 < len(text) < BODY_LIMIT for text in H.values())):
+ if not all((isinstance(text, str) and 0 < len(text) < BODY_LIMIT for text in I.values())):
   raise ValueError('a file of Nebula is a text')
- return H
+ return I
 class Docker:
  name = 'lamplighter-engine'
- def __init__(f, g, S, az=3.0):
-  f._settings, f._aws, f._pause = (g, S, az)
+ def __init__(f, g, T, az=3.0):
+  f._settings, f._aws, f._pause = (g, T, az)
  def ready(f):
   return f._settings.path('/run/lamplighter/runtime.ready').exists()
  def pull(f, image, ad):
@@ -285,8 +285,8 @@ class Docker:
     if (i := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
      W[i[1]] = max(W.get(i[1], 0.0), bs.get(i[2], 0.0));l = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {l} of {len(W)} layers')
   return (ah.returncode == 0, text)
- def start(f, P, host, environment, weights):
-  engine = P.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
+ def start(f, Q, host, environment, weights):
+  engine = Q.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
   bt = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
   an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bt.split(), *an, engine.image, *engine.arguments);l = run(r, 120);u.unlink(missing_ok=True)
   if l.returncode != 0:
@@ -305,12 +305,12 @@ class Docker:
 class Nebula:
  def __init__(f, g):
   f._fingerprint = None;f._folder = g.path('/etc/nebula');f._pid = g.path('/run/lamplighter/nebula.pid');f._log = g.path('/var/log/lamplighter/nebula.log')
- def install(f, H):
-  for name, text in H.items():
+ def install(f, I):
+  for name, text in I.items():
    write(f._folder / name, text)
   f._fingerprint = None
-  if (I := f._running()):
-   os.kill(I, signal.SIGHUP)
+  if (J := f._running()):
+   os.kill(J, signal.SIGHUP)
  def installed(f):
   return shutil.which('nebula') is not None
  def start(f):
@@ -326,21 +326,21 @@ class Nebula:
   return f._fingerprint
  def _running(f):
   try:
-   I = int(f._pid.read_text())
-   if b'nebula' not in Path(f'/proc/{I}/cmdline').read_bytes():
-    return _reaped(I)
+   J = int(f._pid.read_text())
+   if b'nebula' not in Path(f'/proc/{J}/cmdline').read_bytes():
+    return _reaped(J)
   except (OSError, ValueError):
    return 0
-  return I
-def _reaped(I):
- os.waitpid(I, os.WNOHANG);return 0
+  return J
+def _reaped(J):
+ os.waitpid(J, os.WNOHANG);return 0
 QUIET = 4
 @dataclass
 class EngineState:
  state: str = 'waiting';detail: str | None = None;exit: int | None = None
 class Launch:
- def __init__(f, g, P, ab, S, bu, host, bv, az):
-  f._settings, f._assignment, f._engine = (g, P, P.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, S, bu, host, bv, az);f._weights = g.path('/var/lib/lamplighter/models')
+ def __init__(f, g, Q, ab, T, bu, host, bv, az):
+  f._settings, f._assignment, f._engine = (g, Q, Q.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bu, host, bv, az);f._weights = g.path('/var/lib/lamplighter/models')
   wanted = (f._engine.image, f._engine.arguments, f._engine.prepare);f._complete = f._weights / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
  def pull(f):
   while not f._docker.ready():
@@ -354,10 +354,10 @@ class Launch:
   f._show('starting');f._await()
   with contextlib.suppress(OSError):
    write(f._complete, '', 420)
-  f._stages.end('pull');f._stages.end('load');f._show('ready');state, F = f._docker.state()
+  f._stages.end('pull');f._stages.end('load');f._show('ready');state, G = f._docker.state()
   while state not in ('exited', 'absent'):
-   f._pause(2);state, F = f._docker.state()
-  f._show('exited', last_lines(f._docker.logs()), F)
+   f._pause(2);state, G = f._docker.state()
+  f._show('exited', last_lines(f._docker.logs()), G)
  def _environment(f):
   aB = {'key': f._engine.key}
   if (name := f._assignment.hub_token_secret) and 'hub_token' in f._engine.secrets.values():
@@ -365,7 +365,7 @@ class Launch:
     aB['hub_token'] = f._aws.secret(name).strip()
    except (OSError, KeyError, ValueError) as n:
     log.warning('no token for the hub: %s', n)
-  bw = {name: aB[G] for name, G in f._engine.secrets.items() if aB.get(G)};return {**f._engine.environment, **bw}
+  bw = {name: aB[H] for name, H in f._engine.secrets.items() if aB.get(H)};return {**f._engine.environment, **bw}
  def _await(f):
   ap = QUIET if f._complete.exists() else None;X = None
   while True:
@@ -386,9 +386,9 @@ class Launch:
     raise Broken(judge(X[0].stdout, 'download_failed'), last_lines(X[0].stdout))
    f._pause(0.5)
  def _check(f):
-  state, F = f._docker.state()
+  state, G = f._docker.state()
   if state in ('exited', 'absent'):
-   text = f._docker.logs();f._show('exited', last_lines(text), F);reason = 'out_of_memory' if F == 137 else judge(text);raise Broken(reason, f'the engine ended with status {F}: {last_lines(text)}')
+   text = f._docker.logs();f._show('exited', last_lines(text), G);reason = 'out_of_memory' if G == 137 else judge(text);raise Broken(reason, f'the engine ended with status {G}: {last_lines(text)}')
  def _prepare(f):
   l = []
   def work():
@@ -399,11 +399,11 @@ class Launch:
    return fetch('GET', f'http://{f._host}:{f._engine.port}{f._engine.health}', {}, timeout=2)[0] == 200
   except OSError:
    return False
- def _show(f, state, detail=None, F=None):
-  f._shown.state, f._shown.detail, f._shown.exit = (state, detail, F)
-def downloading(R):
+ def _show(f, state, detail=None, G=None):
+  f._shown.state, f._shown.detail, f._shown.exit = (state, detail, G)
+def downloading(S):
  aR, aC = (0.0, False)
- for bx, _, aj in os.walk(R):
+ for bx, _, aj in os.walk(S):
   for name in aj:
    aC = aC or name.endswith(('.incomplete', '.downloadInProgress')) or '-partial' in name
    with contextlib.suppress(OSError):
@@ -432,13 +432,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
   f._do('GET')
  def do_POST(f):
   f._do('POST')
- def _do(f, D):
+ def _do(f, E):
   url = urlsplit(f.path)
   try:
    if url.path == '/health':
     status, q = (200, _OK)
    elif f._allowed():
-    status, q = f._route(f'{D} {url.path}', parse_qs(url.query))
+    status, q = f._route(f'{E} {url.path}', parse_qs(url.query))
    else:
     status, q = (401, {'error': 'unauthorized'})
   except (ValueError, KeyError, TypeError) as n:
@@ -449,30 +449,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
   f.wfile.write(text.encode(errors='replace'))
   if status == 202:
    f.server.agent.ask_end('asked')
- def _route(f, G, aS):
+ def _route(f, H, aS):
   w = f.server.agent
-  if G == 'GET /status':
+  if H == 'GET /status':
    return (200, w.status())
-  if G == 'GET /logs':
+  if H == 'GET /logs':
    name, ai = (aS['name'][0], int(aS.get('bytes', ['65536'])[0]))
    if name not in LOGS or ai < 1:
     raise ValueError(f'name is one of {LOGS}')
    return (200, w.log(name, min(ai, BODY_LIMIT)))
-  if G == 'POST /lease':
+  if H == 'POST /lease':
    v = f._body()['seconds']
    if type(v) not in (int, float) or not 0 < v < 1000000.0:
     raise ValueError('seconds is a number above 0')
    if w.deadman.ending:
     return (409, {'error': f'ending: {w.deadman.ending}'})
    return (200, {'remaining': w.deadman.renew(v)})
-  if G == 'POST /nebula':
+  if H == 'POST /nebula':
    w.nebula.install(nebula_files(f._body()['files']));return (200, {'fingerprint': w.nebula.fingerprint()})
-  if G == 'POST /end':
+  if H == 'POST /end':
    log.warning('asked to end: %.200r', f._body().get('reason'));return (202, _OK)
   return (404, {'error': 'not found'})
  def _allowed(f):
-  w = f.server.agent;J = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
-  if not hmac.compare_digest(J, f'Bearer {w.token}'.encode()):
+  w = f.server.agent;K = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
+  if not hmac.compare_digest(K, f'Bearer {w.token}'.encode()):
    return False
   w.met();return True
  def _body(f):
@@ -557,7 +557,7 @@ class Agent:
     f._post(f._message('hello', public_key=f.public_key));aV = time.monotonic()
    try:
     if (i := f.aws.get(f'nodes/{f.sender}/assignment.json')):
-     P = Assignment.parse(json.loads(i), f.instance);f.nebula.install(P.nebula);write(aU, i.decode());f.assignment = P;break
+     Q = Assignment.parse(json.loads(i), f.instance);f.nebula.install(Q.nebula);write(aU, i.decode());f.assignment = Q;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
    f._pause(1)
@@ -603,9 +603,9 @@ class Agent:
      f.notice = {'kind': 'rebalance', 'at': None, 'detail': text[:200]}
    f._pause(2)
  def _follow_steps(f):
-  R = f.settings.path('/run/lamplighter/steps');R.mkdir(parents=True, exist_ok=True)
+  S = f.settings.path('/run/lamplighter/steps');S.mkdir(parents=True, exist_ok=True)
   while True:
-   for path in sorted(R.glob('*.json')):
+   for path in sorted(S.glob('*.json')):
     with contextlib.suppress(ValueError, TypeError, KeyError):
      i = json.loads(path.read_text());f.step(i['name'], i['state'], i['at'], i.get('detail', ''), i.get('reason', ''))
     path.unlink()
@@ -621,7 +621,8 @@ class Agent:
   elif state == 'fail':
    f.fail(reason or 'provider_error', f'{name}: {detail}')
  def _baked(f):
-  steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};f.aws.send(f._message('baked', steps=steps));write(f.settings.path('/run/lamplighter/baked'), '')
+  steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};C = f._message('baked', steps=steps);f.aws.put(f'nodes/{f.sender}/logs/baked.json', json.dumps(C).encode());f.aws.send(C)
+  write(f.settings.path('/run/lamplighter/baked'), '')
  def fail(f, reason, detail):
   if f.failure is None:
    j = f.stages.current();log.error('%s fails (%s): %s', j, reason, detail);f.failure = {'stage': j, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=j, state='fail', progress=None, detail=detail, reason=reason))
@@ -642,19 +643,19 @@ class Agent:
   f._post(f._message('stage', name=j.name, state=state, progress=j.progress, detail=j.detail))
  def _message(f, ar, **q):
   return {'version': VERSION, 'kind': ar, 'instance': f.instance, 'at': time.time(), **q}
- def _post(f, V):
+ def _post(f, C):
   with contextlib.suppress(queue.Full):
-   f._outbox.put_nowait(V)
+   f._outbox.put_nowait(C)
  def _send(f):
   while True:
-   V = f._outbox.get()
+   C = f._outbox.get()
    while not f.instance:
     f._pause(0.2)
    for aA in range(10):
     try:
-     f.aws.send(V | {'instance': f.instance});break
+     f.aws.send(C | {'instance': f.instance});break
     except OSError as n:
-     log.warning('not sent (%s): %s', V['kind'], n);f._pause(min(10, 0.5 * 2 ** aA))
+     log.warning('not sent (%s): %s', C['kind'], n);f._pause(min(10, 0.5 * 2 ** aA))
  def _pause(f, v):
   if f._stopped.wait(v):
    raise SystemExit
@@ -681,9 +682,9 @@ def watchdog():
    bA.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
 CONFIG = Path('/etc/lamplighter/node.json')
 def main(aN=None):
- J = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));S = Aws(g, al)
+ K = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));T = Aws(g, al)
  try:
-  match J:
+  match K:
    case ['run']:
     return _agent(g)
    case ['step', name, 'begin' | 'end' | 'fail' as state, *bD] if len(bD) <= 2:
@@ -693,9 +694,9 @@ def main(aN=None):
      h = h.get(ax) if isinstance(h, dict) else None
     sys.stdout.write(f"{('' if h is None else h)}\n")
    case ['attach', an]:
-    S.attach(an, al.get('instance-id') or '')
+    T.attach(an, al.get('instance-id') or '')
    case ['bake']:
-    bake(g, Docker(g, S))
+    bake(g, Docker(g, T))
    case _:
     sys.stderr.write('usage: agent.py run, step NAME begin/end/fail [DETAIL [REASON]], get NAME, attach VOLUME, or bake\n');return 2
  except (OSError, Broken) as n:
@@ -711,7 +712,7 @@ def bake(g, ab):
  for image in g.bake.get('images', ()):
   report(g, f'image {image}', 'begin');ab.pull(image, _silent);report(g, f'image {image}', 'end')
  for image, by, *arguments in g.bake.get('weights', ()):
-  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');R = g.path('/var/lib/lamplighter/models');l = run(('docker', 'run', '--rm', '--volume', f'{R}:/models', '--entrypoint', by, image, *arguments), 7200)
+  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');S = g.path('/var/lib/lamplighter/models');l = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', by, image, *arguments), 7200)
   if l.returncode != 0:
    raise Broken(judge(l.stdout, 'download_failed'), last_lines(l.stdout))
   report(g, name, 'end')

@@ -116,7 +116,8 @@ mount_models() {
     done
     ;;
   *)
-    if mountpoint -q /opt/dlami/nvme; then # the instance's own fast disk
+    # The instance's own fast disk; but baked weights are on the image's.
+    if mountpoint -q /opt/dlami/nvme && [ -z "$(ls -A "$models")" ] && [ "$(agent get mode)" != bake ]; then
       mkdir -p /opt/dlami/nvme/models
       mount --bind /opt/dlami/nvme/models "$models"
     fi
