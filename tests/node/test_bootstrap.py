@@ -336,6 +336,20 @@ def test_weights_in_s3_are_copied_first(cloud: Cloud, machine: Sandbox) -> None:
     ]
 
 
+@pytest.mark.parametrize(("baked", "fast"), [(False, True), (True, False)])
+def test_without_storage_weights_go_to_the_fastest_disk_that_lasts(
+    cloud: Cloud, machine: Sandbox, *, baked: bool, fast: bool
+) -> None:
+    """The instance's own disk is faster and empty at every wake; weights that were baked are on the image's and must not be hidden."""
+    machine.path("/opt/dlami/nvme").mkdir(parents=True)
+    assert machine.run("mount", "-t", "tmpfs", "tmpfs", "/opt/dlami/nvme").returncode == 0
+    if baked:
+        machine.path("/var/lib/lamplighter/models").mkdir(parents=True)
+        machine.path("/var/lib/lamplighter/models/weights").write_text("baked")
+    assert machine.boot(render(cloud.node_json(testing=SHUTDOWN))).returncode == 0
+    assert (machine.run("mountpoint", "-q", "/var/lib/lamplighter/models").returncode == 0) is fast
+
+
 def test_python_3_10_runs_the_node(cloud: Cloud, machine: Sandbox) -> None:
     """The Python of the Deep Learning AMI; where there is one on this machine."""
     found = sorted(Path("~/.pyenv/versions").expanduser().glob("3.10.*/bin/python3.10"))

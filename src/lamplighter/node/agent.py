@@ -275,7 +275,9 @@ class Agent:
     def _baked(self) -> None:
         """Say what each step of a bake cost, and let bootstrap.sh go on to clear what is this machine's own."""
         steps = {name: round(one["ended_at"] - one["started_at"], 1) for name, one in self.steps.items() if one["ended_at"]}
-        self.aws.send(self._message("baked", steps=steps))
+        message = self._message("baked", steps=steps)
+        self.aws.put(f"nodes/{self.sender}/logs/baked.json", json.dumps(message).encode())
+        self.aws.send(message)
         write(self.settings.path("/run/lamplighter/baked"), "")
 
     # -- what is told, and asked

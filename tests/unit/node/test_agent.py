@@ -375,6 +375,7 @@ def test_a_bake_tells_its_times_and_ends_no_group(cloud: Cloud, tmp_path: Path) 
     (message,) = cloud.kinds("baked")
     assert message["steps"]["nebula"] == 3.1
     assert message["instance"] == INSTANCE
+    assert json.loads(cloud.objects[f"nodes/{ROLE}:{INSTANCE}/logs/baked.json"]) == message
     assert not cloud.kinds("hello")
     with node(cloud, tmp_path / "b", HOST, mode="bake", boot_deadline=0.3, testing={"shutdown": ["true"]}) as one:
         one.start()
