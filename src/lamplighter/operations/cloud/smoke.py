@@ -128,7 +128,7 @@ class Prover:
                 f"{running[0].id} already runs for pool {self._seen.pool}: a proof begins with nothing",
                 next_step="Let it sleep first: `lamplighter sleep MODEL --wait`.",
             )
-        self._say(f"Nothing runs for pool {self._seen.pool}. {self._seen.price.text}.")
+        self._say(f"Nothing runs for pool {self._seen.pool}. Prices now: {self._seen.price.text}.")
         try:
             with self._made_sure():
                 self._ask_for_a_token()
@@ -157,6 +157,9 @@ class Prover:
         if "first" not in outcome:
             raise CloudError("the answer ended without a token")
         self._seen.first_token, self._seen.answer = outcome["first"], outcome.get("text", "")
+        for stage in self._seen.stages:  # whoever is awake is not asked about its wake any more
+            if stage["started_at"] and not stage["ended_at"]:
+                stage["ended_at"] = outcome["first"]
         self._say(f"First token after {outcome['first'] - self._seen.began:.1f} s. It said: {self._seen.answer.strip()[:80]!r}")
 
     def _request(self, outcome: dict[str, Any]) -> None:
