@@ -19,12 +19,16 @@ _HERE = Path(__file__).parent
 SHELL = "#!/bin/sh\n"
 
 
-def install(folder: Path, state: Path, *, shut_down: str, mesh: bool) -> None:
-    """Write the programs into `folder`. `shut_down`: a shell command that ends the machine. `mesh`: False also replaces Nebula."""
+def install(folder: Path, state: Path, *, shut_down: str, mesh: bool, seen: str | None = None) -> None:
+    """Write the programs into `folder`. `shut_down`: a shell command that ends the machine. `mesh`: False also replaces Nebula.
+
+    `seen`: where `state` is on the machine itself.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state.mkdir(parents=True, exist_ok=True)
+    stand_in = f"STANDIN_STATE={seen or state} STANDIN_PYTHON={sys.executable} exec /usr/bin/env python3 -I {_HERE / 'docker.py'}"
     programs = {
-        "docker": f'{SHELL}STANDIN_STATE={state} STANDIN_PYTHON={sys.executable} exec /usr/bin/env python3 -I {_HERE / "docker.py"} "$@"\n',
+        "docker": f'{SHELL}{stand_in} "$@"\n',
         "nvidia-smi": f"{SHELL}echo 'GPU 0: NVIDIA T4 (a stand-in)'\n",
         "iptables": f"{SHELL}exit 0\n",
         "shutdown": f"{SHELL}{shut_down}\n",
