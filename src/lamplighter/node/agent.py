@@ -185,7 +185,7 @@ class Agent:
                     break
             except (OSError, ValueError) as error:
                 log.warning("no assignment: %s", error)
-            self._pause(1)
+            self._pause(0.5)
         for name, seconds in self.assignment.limits.items():
             if 0 < seconds < 86_400:
                 setattr(self.deadman, name, seconds)

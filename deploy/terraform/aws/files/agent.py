@@ -560,7 +560,7 @@ class Agent:
      Q = Assignment.parse(json.loads(i), f.instance);f.nebula.install(Q.nebula);write(aU, i.decode());f.assignment = Q;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
-   f._pause(1)
+   f._pause(0.5)
   for name, v in f.assignment.limits.items():
    if 0 < v < 86400:
     setattr(f.deadman, name, v)
