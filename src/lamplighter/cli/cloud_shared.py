@@ -55,16 +55,17 @@ def ask(invocation: Invocation, yes: bool, question: str, *, what: str, other: s
 
 @contextlib.contextmanager
 def orderly() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does: what it started in AWS is ended first."""
+    """SIGTERM, and a terminal that is closed, end the command as Ctrl-C does: what it started in AWS is ended first."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def money(amount: Decimal | None, *, digits: int = 2) -> str:

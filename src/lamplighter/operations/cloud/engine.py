@@ -29,6 +29,7 @@ _INSTALL = (
 _LAST_LINES = 12
 _CHANGES_FOLLOW = 2
 """Exit status of `plan -detailed-exitcode` when the plan is not empty."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -208,7 +209,7 @@ def _passing_on(process: "subprocess.Popen[str]", show: Callable[[str], None], n
             process.send_signal(signal.SIGINT)
 
     here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    before = {number: signal.signal(number, pass_on) for number in _SIGNALS} if here else {}
     try:
         yield interrupted
     except BaseException:  # our own output broke: still never leave it half done
