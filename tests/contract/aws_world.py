@@ -94,7 +94,7 @@ class AwsWorld:
         self._theirs = False
         self.provider = self.make()
 
-    def make(self, installation: str = OURS, stack: str | None = None, **pool: Any) -> AwsProvider:
+    def make(self, installation: str = OURS, stack: str | None = None, name: str = "gpu", **pool: Any) -> AwsProvider:
         """A provider; closed with the world."""
         settings = {
             "kind": "aws",
@@ -104,7 +104,7 @@ class AwsWorld:
             "instance_types": ["g4dn.xlarge"],
         }
         provider = AwsProvider(
-            "gpu",
+            name,
             AwsPool.model_validate({**settings, **self.pool, **pool}),
             models=lambda: MODELS,
             engines={"fake": ContainedFake()},

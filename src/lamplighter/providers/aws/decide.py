@@ -274,7 +274,7 @@ class _Decision:
             count = has[group.name] + more
             if count > group.desired or (count < group.desired and not self.ending & group.counted):
                 found.append(SetDesired(group.name, count, raises=count > group.desired))
-        self.actions += sorted(found, key=lambda one: one.raises)
+        self.actions += [one for one in found if not one.raises] + [one for one in found if one.raises]
 
     def _unlisted(self, group: Group) -> int:
         """Living instances of the group that it does not list yet."""

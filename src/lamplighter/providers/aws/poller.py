@@ -40,6 +40,8 @@ DIAL_FAST, DIAL_CALM = 0.2, 2.0
 TICK = 0.05
 ABANDONED_AFTER = 45.0
 """Seconds without any call of the keeper after which nothing is done any more: another keeper leads."""
+FAILED_FOR = 5.0
+"""Seconds for which a first look that failed is not tried again for those who ask."""
 ON_DEMAND_PATIENCE = 120.0
 MESH_PATIENCE = 180.0
 """Seconds after its boot within which a node must be reached over the mesh."""
@@ -90,6 +92,7 @@ class Poller:
         self._ending = Ending(self, manifests, groups, admission, keys, clock)
         self._letters = Letters(self, Mailbox(aws, clock, name), manifests, admission, clock)
         self._used_at = clock.monotonic()
+        self._failed_at = float("-inf")
         self.busy_at = float("-inf")
         """When there last was anything (monotonic)."""
         self._wanted = asyncio.Event()
@@ -146,6 +149,8 @@ class Poller:
         async with self.lock:
             if self.picture is not None:
                 return
+            if self.error is not None and self._clock.monotonic() - self._failed_at < FAILED_FOR:
+                raise self.error  # nobody waits twice for the same timeouts
             picture = await self.look()
             await self.act()
         manifest, _ = await self._manifests.pool(self.name)
@@ -173,7 +178,7 @@ class Poller:
             manifest, part = await self._manifests.pool(self.name)
             picture = await take(self._aws, self._clock, manifest, self.name, part, self._writes)
         except ProviderError as error:
-            self.error = error
+            self.error, self._failed_at = error, self._clock.monotonic()
             raise
         self._accept(picture)
         return picture
