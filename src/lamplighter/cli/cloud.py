@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamplighter.cli import cloud_bake, cloud_smoke, cloud_watch
-from lamplighter.cli.cloud_shared import ask, installation_of, money, standing_table
+from lamplighter.cli.cloud_shared import InstallationOption, ask, installation_of, money, standing_table
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, of
 
@@ -76,6 +76,7 @@ def apply(
             session.apply()
         session.verify()
         invocation.note(f"The stack {outlook.stack.title} is as the configuration says, and its manifest can be read.")
+        invocation.note(f"Everything in it carries the installation {session.site.installation}.")
         return outlook
 
     done = [_with_session(invocation, named, one, build) for one in _chosen(invocation, named, stack)]
@@ -95,6 +96,7 @@ def destroy(
     limit: Annotated[
         float, typer.Option("--limit", min=1, metavar="SECONDS", help="How long to wait until machines are gone.")
     ] = 600,
+    installation: InstallationOption = None,
     named: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -105,7 +107,7 @@ def destroy(
     invocation = of(context)
     results = []
     for one in _chosen(invocation, named, stack):
-        site = _site(invocation, named)
+        site = _site(invocation, named, installation)
         results.append(_destroy(invocation, site, one, yes=yes, keep_backups=keep_backups, limit=limit))
     if invocation.json:
         invocation.show({"stacks": results})
@@ -224,11 +226,11 @@ def _config(invocation: Invocation, named: Any) -> "Config":
     return read(invocation, named)[0]
 
 
-def _site(invocation: Invocation, named: Any) -> "Site":
+def _site(invocation: Invocation, named: Any, installation: str | None = None) -> "Site":
     from lamplighter.operations.cloud.build import Site
 
     config = _config(invocation, named)
-    return Site(config, invocation.folder.root, installation_of(invocation, config), invocation.note)
+    return Site(config, invocation.folder.root, installation_of(invocation, config, installation), invocation.note)
 
 
 def _with_session(invocation: Invocation, named: Any, stack: "Stack", work: "Callable[[Session], Outlook]") -> "Outlook":

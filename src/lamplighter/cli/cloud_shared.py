@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,9 +20,22 @@ if TYPE_CHECKING:
     from lamplighter.providers.aws.standing import Standing
 
 
-def installation_of(invocation: Invocation, config: "Config") -> str:
-    """The id that everything in the account carries: the store's; it is made now when nothing was ever started here. Raises StoreError."""
+InstallationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--installation", metavar="ID", help="Of another installation, such as one whose store was lost; `cloud apply` names it."
+    ),
+]
+
+
+def installation_of(invocation: Invocation, config: "Config", given: str | None = None) -> str:
+    """The id that everything in the account carries: `given`, else the store's; it is made now when nothing was ever started here.
+
+    Raises StoreError."""
     from lamplighter.operations.cloud import beliefs
+
+    if given is not None:
+        return given
 
     known = beliefs.read(config.store, invocation.folder).installation
     if known is not None:

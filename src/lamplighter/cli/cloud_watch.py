@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamplighter.cli.cloud_shared import ask, money
+from lamplighter.cli.cloud_shared import InstallationOption, ask, installation_of, money
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, of, table
 from lamplighter.cli.words import ago, ahead
@@ -35,6 +35,7 @@ def status(
     regions: RegionOption = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also what costs nothing while nobody uses it.")] = False,
     everywhere: Annotated[bool, typer.Option("--all-regions", help="Look into every region of the account.")] = False,
+    installation: InstallationOption = None,
     named: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -43,7 +44,7 @@ def status(
 
     Needs no running Lamplighter. Exit status 1 when something bills that nobody owns, or lacks its dead-man."""
     invocation = of(context)
-    picture = _look(invocation, named, regions, everywhere=everywhere)
+    picture = _look(invocation, named, regions, installation, everywhere=everywhere)
     if invocation.json:
         invocation.show(_as_json(picture))
     else:
@@ -61,6 +62,7 @@ def orphans(
     ] = 300,
     regions: RegionOption = None,
     everywhere: Annotated[bool, typer.Option("--all-regions", help="Look into every region of the account.")] = False,
+    installation: InstallationOption = None,
     named: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -71,13 +73,15 @@ def orphans(
     from lamplighter.operations.cloud import watch
 
     invocation = of(context)
-    found = (picture := _look(invocation, named, regions, everywhere=everywhere)).unowned
+    found = (picture := _look(invocation, named, regions, installation, everywhere=everywhere)).unowned
     left = list(found)
     if found and not invocation.json:
         invocation.show(None, _judged_table(found, picture.at))
     if found and end:
         ask(invocation, yes, f"End these {len(found)}? Data on them is lost.", what="ending them")
-        ended = watch.end(found, _installation(invocation, named), limit=limit, told=invocation.note)
+        ended = watch.end(
+            found, installation_of(invocation, read(invocation, named)[0], installation), limit=limit, told=invocation.note
+        )
         left = list(ended.untouched)
         for one in left:
             invocation.note(
@@ -121,22 +125,20 @@ def logs(
     invocation.show({"text": found.text, "source": found.source}, found.text)
 
 
-def _look(invocation: Invocation, named: Any, regions: "list[str] | None", *, everywhere: bool) -> "Picture":
+def _look(
+    invocation: Invocation, named: Any, regions: "list[str] | None", installation: str | None, *, everywhere: bool
+) -> "Picture":
     from lamplighter.operations.cloud import beliefs, watch
     from lamplighter.providers.aws.inventory import regions_in_use
 
     config, _ = read(invocation, named)
     known = beliefs.read(config.store, invocation.folder)
+    if installation not in (None, known.installation):  # our keeper and our replicas are none of its
+        known = beliefs.Beliefs(installation)
     asked: Sequence[str] | None = regions
     if everywhere:
         asked = regions_in_use((regions or watch.in_use(config, invocation.folder.root) or ["us-east-1"])[0])
     return watch.look(config, invocation.folder.root, known, regions=asked)
-
-
-def _installation(invocation: Invocation, named: Any) -> str:
-    from lamplighter.operations.cloud import beliefs
-
-    return beliefs.read(read(invocation, named)[0].store, invocation.folder).installation or ""
 
 
 def _tell(invocation: Invocation, picture: "Picture", *, everything: bool) -> None:

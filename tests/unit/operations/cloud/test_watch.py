@@ -311,3 +311,15 @@ def test_last_words_outlive_the_machine(aws: Emulator, built: dict[str, Any], co
     with pytest.raises(CloudError, match="no log 'engine' of 'aws_8'") as missing:
         lastwords.read(stacks(config), KNOWN, "aws_8", "engine", limit=10)
     assert machine in missing.value.next_step
+
+
+def test_what_a_lost_store_built_can_still_be_found(
+    commanded: Path, aws: Emulator, built: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A burnt disk takes the id along; what carries it must not bill for ever."""
+    monkeypatch.setattr(beliefs, "read", lambda *_: Beliefs("ins_new", kept_until=1e12))
+    machine = wake(aws)
+    assert run(["cloud", "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["items"] == []
+    assert run(["cloud", "status", "--installation", INSTALLATION]) == 1
+    assert f"NOBODY'S: instance {machine}" in capsys.readouterr().err
