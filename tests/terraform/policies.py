@@ -18,7 +18,6 @@ TAGS = ("lamplighter:installation", "lamplighter:stack")
 WITHOUT_RESOURCE: Mapping[str, str] = {
     "SeeWhatRuns": "Describe calls know no narrower resource",
     "SeePrices": "prices belong to nobody",
-    "SeeVolumes": "DescribeVolumes knows no narrower resource",
     "RegistryLogin": "GetAuthorizationToken names no repository",
     "SessionManager": "a session's channels have no name before they are open",
 }

@@ -47,8 +47,6 @@ locals {
         Resource  = ["${local.arn}:ec2:${local.here}:volume/*", local.our_instances],
         Condition = local.our_stack
       },
-      # Whether it is still attached to a machine that is going away. AWS knows no narrower resource for Describe calls.
-      { Sid = "SeeVolumes", Effect = "Allow", Action = ["ec2:DescribeVolumes"], Resource = ["*"], Condition = local.only_this_region },
     ] : statement if contains(local.storage_kinds, "volume")],
     [for statement in local.pull_statements : statement if var.registry],
     [for statement in local.session_statements : statement if var.session_manager],

@@ -1,5 +1,5 @@
 # Made by tools/pack_agent.py from src/lamplighter/node: read and change it there.
-from __future__ import annotations;import base64, calendar, contextlib, hashlib, hmac, http.client, http.server, ipaddress, json, logging, os, queue, re, secrets, shutil, signal, socket, subprocess, sys, threading, time
+from __future__ import annotations;import base64, calendar, contextlib, hashlib, hmac, http.client, http.server, ipaddress, json, logging, os, queue, re, secrets, shutil, signal, socket, socketserver, subprocess, sys, threading, time
 from collections.abc import Callable, Mapping, Sequence;from dataclasses import dataclass, field;from pathlib import Path;from typing import Any, Protocol;from urllib.parse import parse_qs, quote, urlencode, urlsplit;VERSION = 1
 BODY_LIMIT = 1 << 20;LOG_LIMIT = 1 << 18
 SIGNS = (('out_of_memory', 'out of memory|OutOfMemory|bad_alloc|cudaMalloc failed|No available memory|KV cache is needed|more system memory'), ('disk_full', '[Nn]o space left'), ('gated_model', '[Gg]ated ?[Rr]epo|Access to model|401 Client Error'), ('model_not_found', 'RepositoryNotFound|not a valid model|EntryNotFound|404 Client Error|file does not exist'), ('download_failed', 'MaxRetryError|ConnectionError|name resolution|no such host|dial tcp|timeout|connection reset'), ('model_corrupt', 'SafetensorError|HeaderTooLarge|digest mismatch|failed to load model'), ('engine_refused', 'error: (unrecognized|argument|invalid)|(unknown|invalid) argument'), ('engine_missing', 'No CUDA GPUs|NVIDIA driver|device driver|nvidia-container-cli|architecture'))
@@ -7,17 +7,17 @@ log = logging.getLogger('lamplighter.node')
 class Broken(Exception):
  def __init__(f, reason, detail):
   super().__init__(detail);f.reason, f.detail = (reason, detail)
-def judge(text, bf='engine_crashed'):
- return next((reason for reason, bB in SIGNS if re.search(bB, text)), bf)
+def judge(text, bg='engine_crashed'):
+ return next((reason for reason, bC in SIGNS if re.search(bC, text)), bg)
 def last_lines(text, ai=3):
  Y = [ag.strip() for ag in text.splitlines() if ag.strip()];return ' | '.join(Y[-ai:])[-600:] or 'no output'
 def boottime():
  return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
 def write(path, q, mode=384):
- path.parent.mkdir(parents=True, exist_ok=True);aJ = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bg = os.open(aJ, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
- with os.fdopen(bg, 'w') as u:
+ path.parent.mkdir(parents=True, exist_ok=True);aK = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bh = os.open(aK, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+ with os.fdopen(bh, 'w') as u:
   u.write(q)
- aJ.replace(path)
+ aK.replace(path)
 def tail(path, Z):
  try:
   with path.open('rb') as u:
@@ -40,23 +40,23 @@ class Settings:
   if h.get('version') != VERSION:
    raise ValueError(f"node.json has version {h.get('version')!r}, this agent knows {VERSION}")
   return am(**{name: h[name] for name in am.__dataclass_fields__ if name in h})
- def path(f, bl):
-  return Path(f.testing.get('root', '/')) / bl.lstrip('/')
- def url(f, o, bm):
-  return str(f.testing.get(f'{o}_url', bm)).rstrip('/')
-def x25519(bh, bi=9 .to_bytes(32, 'little')):
- p = 2 ** 255 - 19;k = int.from_bytes(bh, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bi, 'little') & (1 << 255) - 1) % p;L, M, U, V, aq = (1, 0, aK, 1, 0)
+ def path(f, bm):
+  return Path(f.testing.get('root', '/')) / bm.lstrip('/')
+ def url(f, o, bn):
+  return str(f.testing.get(f'{o}_url', bn)).rstrip('/')
+def x25519(bi, bj=9 .to_bytes(32, 'little')):
+ p = 2 ** 255 - 19;k = int.from_bytes(bi, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aL = (int.from_bytes(bj, 'little') & (1 << 255) - 1) % p;L, M, U, V, aq = (1, 0, aL, 1, 0)
  for t in range(254, -1, -1):
-  aO = k >> t & 1
-  if aq ^ aO:
+  aP = k >> t & 1
+  if aq ^ aP:
    L, U, M, V = (U, L, V, M)
-  aq = aO;a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p);aW, aX, aG, aY = (d * a % p, c * b % p, a * a % p, b * b % p);U, V, L, e = (pow(aW + aX, 2, p), aK * pow(aW - aX, 2, p) % p, aG * aY % p, (aG - aY) % p)
+  aq = aP;a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p);aX, aY, aG, aZ = (d * a % p, c * b % p, a * a % p, b * b % p);U, V, L, e = (pow(aX + aY, 2, p), aL * pow(aX - aY, 2, p) % p, aG * aZ % p, (aG - aZ) % p)
   M = e * (aG + 121665 * e) % p
  if aq:
   L, M = (U, V)
  return (L * pow(M, p - 2, p) % p).to_bytes(32, 'little')
-def pem(aL, q):
- text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aL}-----\n{Y}\n-----END {aL}-----\n'
+def pem(aM, q):
+ text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aM}-----\n{Y}\n-----END {aM}-----\n'
 def unpem(text):
  i = re.search('-----BEGIN [A-Z0-9 ]+-----\\s([A-Za-z0-9+/=\\s]+)-----END', text)
  if i is None:
@@ -92,21 +92,21 @@ class Metadata:
   return m.decode()
  def credentials(f):
   if time.monotonic() > f._credentials[0]:
-   aZ = (f.get('iam/security-credentials/') or '').split('\n')[0];i = json.loads((f.get(f'iam/security-credentials/{aZ}') if aZ else None) or '{}')
+   ba = (f.get('iam/security-credentials/') or '').split('\n')[0];i = json.loads((f.get(f'iam/security-credentials/{ba}') if ba else None) or '{}')
    if 'AccessKeyId' not in i:
     raise OSError('the instance has no role')
    f._credentials = (time.monotonic() + 120, i)
   return f._credentials[1]
 def sign(E, url, A, m, F, region, o, y):
- s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
+ s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aN = hashlib.sha256(m).hexdigest();R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
  if F.get('Token'):
   R['x-amz-security-token'] = F['Token']
  if o == 's3':
-  R['x-amz-content-sha256'] = aM
- aj = ';'.join(sorted(R));Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)));bj = '\n'.join((E, s.path or '/', '', Y, aj, aM));aw = f'{av[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + F['SecretAccessKey'].encode()
+  R['x-amz-content-sha256'] = aN
+ aj = ';'.join(sorted(R));Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)));bk = '\n'.join((E, s.path or '/', '', Y, aj, aN));aw = f'{av[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + F['SecretAccessKey'].encode()
  for ax in aw.split('/'):
   key = hmac.new(key, ax.encode(), hashlib.sha256).digest()
- text = f'AWS4-HMAC-SHA256\n{av}\n{aw}\n{hashlib.sha256(bj.encode()).hexdigest()}';bk = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={F['AccessKeyId']}/{aw}, SignedHeaders={aj}, Signature={bk}"
+ text = f'AWS4-HMAC-SHA256\n{av}\n{aw}\n{hashlib.sha256(bk.encode()).hexdigest()}';bl = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={F['AccessKeyId']}/{aw}, SignedHeaders={aj}, Signature={bl}"
  return R | {'authorization': B}
 class Aws:
  def __init__(f, g, al):
@@ -125,7 +125,7 @@ class Aws:
   if status != 200:
    raise OSError(f's3 answers {status}: {N[:200]!r}')
  def terminate(f, ac):
-  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bn = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bn | O)
+  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bo = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bo | O)
  def attach(f, an, ac):
   O = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), O)
  def secret(f, name):
@@ -141,20 +141,20 @@ class Aws:
   F = f._metadata.credentials();return fetch(E, url, sign(E, url, A, m, F, f._settings.region, o, time.time()), m, timeout)
  def _query(f, o, url, O, timeout=5.0):
   f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(O), timeout)
- def _json(f, o, url, target, bo):
-  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bo)))
+ def _json(f, o, url, target, bp):
+  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bp)))
  def _post(f, o, url, A, m, timeout=5.0):
   status, N = f._call('POST', url, A, m.encode(), o, timeout)
   if status != 200:
    raise OSError(f'{o} answers {status}: {N[:400]!r}')
   return N
 class Deadman:
- def __init__(f, path, g, *, clock=boottime, bp=time.time, boot_id=''):
-  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bp, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
+ def __init__(f, path, g, *, clock=boottime, bq=time.time, boot_id=''):
+  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bq, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
  def _restore(f):
   P = f._clock()
   try:
-   D = json.loads(f._path.read_text());ba = 0.0 if D['boot'] == f._boot_id else P - D['clock'] - max(0.0, f._wall() - D['wall']);f.born = min(P, D['born'] + ba);f._until = None if D['until'] is None else min(P + f.lease, D['until'] + ba)
+   D = json.loads(f._path.read_text());bc = 0.0 if D['boot'] == f._boot_id else P - D['clock'] - max(0.0, f._wall() - D['wall']);f.born = min(P, D['born'] + bc);f._until = None if D['until'] is None else min(P + f.lease, D['until'] + bc)
    f.ending = D['ending']
   except FileNotFoundError:
    return
@@ -168,14 +168,14 @@ class Deadman:
    log.warning("the dead-man's file cannot be written: %s", n)
  def renew(f, v):
   with f._lock:
-   bc = max(0.0, min(v, f.lease));f._until = f._clock() + bc;f._save();return bc
+   bd = max(0.0, min(v, f.lease));f._until = f._clock() + bd;f._save();return bd
  def end(f, reason):
   f.ending = f.ending or reason
  def keep(f):
   with f._lock:
    f._save()
  def remaining(f):
-  bq = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, bq - f._clock())
+  br = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, br - f._clock())
  def due(f):
   P = f._clock()
   if f.ending:
@@ -206,10 +206,10 @@ class Stages:
   F = ('name', 'started_at', 'ended_at', 'progress', 'detail')
   with f._lock:
    return [{key: getattr(x, key) for key in F} for x in f._all.values() if x.started_at]
- def _change(f, name, **br):
+ def _change(f, name, **bs):
   ay = []
   with f._lock:
-   for key, B in br.items():
+   for key, B in bs.items():
     setattr(f._all[name], key, B)
    for j in f._all.values():
     if j.wanted and j.started_at is None:
@@ -235,7 +235,7 @@ class Assignment:
   try:
    if h['version'] != VERSION or h['instance'] != ac:
     raise ValueError(f"it is of version {h['version']!r} for {h['instance']!r}")
-   K = h['engine'];bz = {name: K[name] for name in Engine.__dataclass_fields__ if name in K};engine = Engine(**bz | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
+   K = h['engine'];bA = {name: K[name] for name in Engine.__dataclass_fields__ if name in K};engine = Engine(**bA | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
    if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith('-'):
     raise ValueError('its port or image is impossible')
    if '\n' in ''.join((f'{name}{B}' for name, B in engine.environment.items())) + engine.key or len(h['agent_token']) < 16:
@@ -259,12 +259,12 @@ class Docker:
  def pull(f, image, ad):
   if run(('docker', 'image', 'inspect', image), 30).returncode == 0:
    return
-  aP = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image);text = ''
+  aQ = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image);text = ''
   for aA in range(3):
    time.sleep(aA * f._pause)
-   if aP:
+   if aQ:
     try:
-     bC = f'docker login --username AWS --password-stdin {aP[1]}';run(bC.split(), 30, f._aws.registry_password())
+     bD = f'docker login --username AWS --password-stdin {aQ[1]}';run(bD.split(), 30, f._aws.registry_password())
     except OSError as n:
      log.warning('no password for the registry: %s', n)
    l, text = f._pull(image, ad)
@@ -274,7 +274,7 @@ class Docker:
     raise Broken('bad_image', last_lines(text, 1))
   raise Broken(judge(text, 'download_failed'), last_lines(text, 1))
  def _pull(f, image, ad):
-  bs = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};W = {};text = ''
+  bt = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};W = {};text = ''
   try:
    ah = subprocess.Popen(('docker', 'pull', image), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   except OSError as n:
@@ -283,12 +283,12 @@ class Docker:
    for ag in ah.stdout or ():
     text = (text + ag)[-4000:]
     if (i := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
-     W[i[1]] = max(W.get(i[1], 0.0), bs.get(i[2], 0.0));l = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {l} of {len(W)} layers')
+     W[i[1]] = max(W.get(i[1], 0.0), bt.get(i[2], 0.0));l = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {l} of {len(W)} layers')
   return (ah.returncode == 0, text)
  def start(f, Q, host, environment, weights):
   engine = Q.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
-  bt = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
-  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bt.split(), *an, engine.image, *engine.arguments);l = run(r, 120);u.unlink(missing_ok=True)
+  bu = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
+  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bu.split(), *an, engine.image, *engine.arguments);l = run(r, 120);u.unlink(missing_ok=True)
   if l.returncode != 0:
    raise Broken(judge(l.stdout, 'engine_missing'), last_lines(l.stdout, 1))
  def state(f):
@@ -315,8 +315,8 @@ class Nebula:
   return shutil.which('nebula') is not None
  def start(f):
   f._log.parent.mkdir(parents=True, exist_ok=True)
-  with f._log.open('ab') as bd:
-   r = ('nebula', '-config', str(f._folder / 'config.yml'));ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=bd, stderr=bd, start_new_session=True)
+  with f._log.open('ab') as be:
+   r = ('nebula', '-config', str(f._folder / 'config.yml'));ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=be, stderr=be, start_new_session=True)
   write(f._pid, str(ah.pid))
  def alive(f):
   return f._running() > 0
@@ -339,17 +339,17 @@ QUIET = 4
 class EngineState:
  state: str = 'waiting';detail: str | None = None;exit: int | None = None
 class Launch:
- def __init__(f, g, Q, ab, T, bu, host, bv, az):
-  f._settings, f._assignment, f._engine = (g, Q, Q.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bu, host, bv, az);f._weights = g.path('/var/lib/lamplighter/models')
+ def __init__(f, g, Q, ab, T, bv, host, bw, az):
+  f._settings, f._assignment, f._engine = (g, Q, Q.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bv, host, bw, az);f._weights = g.path('/var/lib/lamplighter/models')
   wanted = (f._engine.image, f._engine.arguments, f._engine.prepare);f._complete = f._weights / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
  def pull(f):
   while not f._docker.ready():
    f._pause(0.2)
   f._stages.begin('pull');f._show('pulling');f._docker.pull(f._engine.image, lambda aI, detail: f._stages.update('pull', aI, detail))
  def start(f):
-  aQ = f._settings.path('/run/lamplighter/engine.started')
-  if not aQ.exists() and f._docker.state()[0] != 'running':
-   f._docker.start(f._assignment, f._host, f._environment(), f._weights);write(aQ, '')
+  aR = f._settings.path('/run/lamplighter/engine.started')
+  if not aR.exists() and f._docker.state()[0] != 'running':
+   f._docker.start(f._assignment, f._host, f._environment(), f._weights);write(aR, '')
  def watch(f):
   f._show('starting');f._await()
   with contextlib.suppress(OSError):
@@ -365,13 +365,13 @@ class Launch:
     aB['hub_token'] = f._aws.secret(name).strip()
    except (OSError, KeyError, ValueError) as n:
     log.warning('no token for the hub: %s', n)
-  bw = {name: aB[H] for name, H in f._engine.secrets.items() if aB.get(H)};return {**f._engine.environment, **bw}
+  bx = {name: aB[H] for name, H in f._engine.secrets.items() if aB.get(H)};return {**f._engine.environment, **bx}
  def _await(f):
   ap = QUIET if f._complete.exists() else None;X = None
   while True:
-   f._check();be = downloading(f._weights)
-   if be is not None:
-    ap = 0;f._stages.update('pull', None, f'weights: {be / 1000000000.0:.1f} GB')
+   f._check();bf = downloading(f._weights)
+   if bf is not None:
+    ap = 0;f._stages.update('pull', None, f'weights: {bf / 1000000000.0:.1f} GB')
    elif ap is not None:
     ap += 1
     if ap > QUIET:
@@ -402,18 +402,20 @@ class Launch:
  def _show(f, state, detail=None, G=None):
   f._shown.state, f._shown.detail, f._shown.exit = (state, detail, G)
 def downloading(S):
- aR, aC = (0.0, False)
- for bx, _, aj in os.walk(S):
+ aS, aC = (0.0, False)
+ for by, _, aj in os.walk(S):
   for name in aj:
    aC = aC or name.endswith(('.incomplete', '.downloadInProgress')) or '-partial' in name
    with contextlib.suppress(OSError):
-    aR += (Path(bx) / name).lstat().st_blocks * 512
- return aR if aC else None
+    aS += (Path(by) / name).lstat().st_blocks * 512
+ return aS if aC else None
 LOGS = ('bootstrap', 'engine', 'nebula', 'agent');_OK: dict[str, Any] = {'ok': True}
 class Server(http.server.ThreadingHTTPServer):
  daemon_threads = True;request_queue_size = 16
  def __init__(f, ak, w):
   super().__init__(ak, Handler);f.agent = w;f._free = threading.Semaphore(16)
+ def server_bind(f):
+  socketserver.TCPServer.server_bind(f)
  def process_request(f, ae, af):
   if f._free.acquire(blocking=False):
    super().process_request(ae, af)
@@ -449,12 +451,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
   f.wfile.write(text.encode(errors='replace'))
   if status == 202:
    f.server.agent.ask_end('asked')
- def _route(f, H, aS):
+ def _route(f, H, aT):
   w = f.server.agent
   if H == 'GET /status':
    return (200, w.status())
   if H == 'GET /logs':
-   name, ai = (aS['name'][0], int(aS.get('bytes', ['65536'])[0]))
+   name, ai = (aT['name'][0], int(aT.get('bytes', ['65536'])[0]))
    if name not in LOGS or ai < 1:
     raise ValueError(f'name is one of {LOGS}')
    return (200, w.log(name, min(ai, BODY_LIMIT)))
@@ -476,10 +478,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
    return False
   w.met();return True
  def _body(f):
-  aT = int(f.headers.get('Content-Length', 0))
-  if not 0 <= aT <= BODY_LIMIT:
+  aU = int(f.headers.get('Content-Length', 0))
+  if not 0 <= aU <= BODY_LIMIT:
    raise ValueError('the body is too large')
-  m = json.loads(f.rfile.read(aT) or b'{}')
+  m = json.loads(f.rfile.read(aU) or b'{}')
   if not isinstance(m, dict):
    raise TypeError('the body is not an object')
   return m
@@ -548,16 +550,16 @@ class Agent:
   for work in (f._run_engine, f._run_mesh, f._serve):
    f._spawn(work)
  def _read_assignment(f):
-  aU = f.settings.path('/run/lamplighter/assignment.json')
+  aV = f.settings.path('/run/lamplighter/assignment.json')
   with contextlib.suppress(OSError, ValueError):
-   f.assignment = Assignment.parse(json.loads(aU.read_text()), f.instance)
-  aV = -15.0
+   f.assignment = Assignment.parse(json.loads(aV.read_text()), f.instance)
+  aW = -15.0
   while f.assignment is None:
-   if time.monotonic() - aV >= 15:
-    f._post(f._message('hello', public_key=f.public_key));aV = time.monotonic()
+   if time.monotonic() - aW >= 15:
+    f._post(f._message('hello', public_key=f.public_key));aW = time.monotonic()
    try:
     if (i := f.aws.get(f'nodes/{f.sender}/assignment.json')):
-     Q = Assignment.parse(json.loads(i), f.instance);f.nebula.install(Q.nebula);write(aU, i.decode());f.assignment = Q;break
+     Q = Assignment.parse(json.loads(i), f.instance);f.nebula.install(Q.nebula);write(aV, i.decode());f.assignment = Q;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
    f._pause(0.5)
@@ -580,7 +582,11 @@ class Agent:
     return
    f._pause(0.1)
  def _run_engine(f):
-  assert f.assignment is not None;aF = Launch(f.settings, f.assignment, f.docker, f.aws, f.stages, f.host, f.engine, f._pause);aF.pull();f._await_overlay();aF.start();aF.watch()
+  assert f.assignment is not None;aF = Launch(f.settings, f.assignment, f.docker, f.aws, f.stages, f.host, f.engine, f._pause)
+  try:
+   aF.pull();f._await_overlay();aF.start();aF.watch()
+  except Broken as aJ:
+   f.fail(aJ.reason, aJ.detail, 'pull' if f.engine.state == 'pulling' else 'load')
  def _serve(f):
   f._await_overlay()
   with Server((f.host, f.settings.agent_port), f) as server:
@@ -623,9 +629,9 @@ class Agent:
  def _baked(f):
   steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};C = f._message('baked', steps=steps);f.aws.put(f'nodes/{f.sender}/logs/baked.json', json.dumps(C).encode());f.aws.send(C)
   write(f.settings.path('/run/lamplighter/baked'), '')
- def fail(f, reason, detail):
+ def fail(f, reason, detail, j=''):
   if f.failure is None:
-   j = f.stages.current();log.error('%s fails (%s): %s', j, reason, detail);f.failure = {'stage': j, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=j, state='fail', progress=None, detail=detail, reason=reason))
+   j = j or f.stages.current();log.error('%s fails (%s): %s', j, reason, detail);f.failure = {'stage': j, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=j, state='fail', progress=None, detail=detail, reason=reason))
    f.ask_end('failed')
  def ask_end(f, reason):
   f.deadman.end(reason);f._wake.set()
@@ -667,8 +673,8 @@ class Agent:
      return work()
     except SystemExit:
      return None
-    except Broken as bE:
-     return f.fail(bE.reason, bE.detail)
+    except Broken as aJ:
+     return f.fail(aJ.reason, aJ.detail)
     except Exception:
      log.exception('a thread broke and is started again')
     aH = min(30, 2 * aH)
@@ -678,17 +684,17 @@ class Agent:
 def watchdog():
  ak = os.environ.get('NOTIFY_SOCKET')
  if ak:
-  with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bA:
-   bA.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
+  with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bB:
+   bB.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
 CONFIG = Path('/etc/lamplighter/node.json')
-def main(aN=None):
- K = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));T = Aws(g, al)
+def main(aO=None):
+ K = list(sys.argv[1:] if aO is None else aO);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));T = Aws(g, al)
  try:
   match K:
    case ['run']:
     return _agent(g)
-   case ['step', name, 'begin' | 'end' | 'fail' as state, *bD] if len(bD) <= 2:
-    report(g, name, state, *bD)
+   case ['step', name, 'begin' | 'end' | 'fail' as state, *bE] if len(bE) <= 2:
+    report(g, name, state, *bE)
    case ['get', name]:
     for ax in name.split('.'):
      h = h.get(ax) if isinstance(h, dict) else None
@@ -711,8 +717,8 @@ def _silent(bF, bG):
 def bake(g, ab):
  for image in g.bake.get('images', ()):
   report(g, f'image {image}', 'begin');ab.pull(image, _silent);report(g, f'image {image}', 'end')
- for image, by, *arguments in g.bake.get('weights', ()):
-  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');S = g.path('/var/lib/lamplighter/models');l = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', by, image, *arguments), 7200)
+ for image, bz, *arguments in g.bake.get('weights', ()):
+  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');S = g.path('/var/lib/lamplighter/models');l = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', bz, image, *arguments), 7200)
   if l.returncode != 0:
    raise Broken(judge(l.stdout, 'download_failed'), last_lines(l.stdout))
   report(g, name, 'end')
