@@ -212,10 +212,13 @@ class Agent:
     def _run_engine(self) -> None:
         assert self.assignment is not None  # noqa: S101 - started once there is one
         launch = Launch(self.settings, self.assignment, self.docker, self.aws, self.stages, self.host, self.engine, self._pause)
-        launch.pull()
-        self._await_overlay()
-        launch.start()
-        launch.watch()
+        try:
+            launch.pull()
+            self._await_overlay()
+            launch.start()
+            launch.watch()
+        except Broken as broken:  # whatever stage is shown: it may be still the mesh's turn
+            self.fail(broken.reason, broken.detail, "pull" if self.engine.state == "pulling" else "load")
 
     def _serve(self) -> None:
         self._await_overlay()
@@ -282,10 +285,10 @@ class Agent:
 
     # -- what is told, and asked
 
-    def fail(self, reason: str, detail: str) -> None:
+    def fail(self, reason: str, detail: str, stage: str = "") -> None:
         """The node will never serve: say why, and end."""
         if self.failure is None:
-            stage = self.stages.current()
+            stage = stage or self.stages.current()
             log.error("%s fails (%s): %s", stage, reason, detail)
             self.failure = {"stage": stage, "reason": reason, "detail": detail}
             self._post(self._message("stage", name=stage, state="fail", progress=None, detail=detail, reason=reason))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import http.server
 import json
+import socketserver
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -57,6 +58,10 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(address, Handler)
         self.agent = agent
         self._free = threading.Semaphore(16)
+
+    def server_bind(self) -> None:
+        """Without the library's question to the name service, which may take long to know nothing."""
+        socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """One too many is closed unread."""

@@ -138,7 +138,7 @@ def test_an_engine_that_ends_while_it_loads_says_why_and_the_node_ends(made: Nod
     made.runtime.code, made.runtime.now = 1, "exited"
     until(lambda: made.result)
     (end,) = cloud.kinds("end")
-    assert (end["reason"], end["failure"]["reason"]) == ("failed", "out_of_memory")
+    assert (end["reason"], end["failure"]["reason"], end["failure"]["stage"]) == ("failed", "out_of_memory", "load")
     assert "CUDA out of memory" in end["detail"]
     assert cloud.objects[f"nodes/{ROLE}:{INSTANCE}/logs/engine.log"].startswith(b"loading")
     assert len(cloud.terminated()) == 1
@@ -159,7 +159,7 @@ def test_an_image_that_cannot_be_pulled_ends_the_node(made: Node, cloud: Cloud) 
     made.runtime.fails = Broken("bad_image", "manifest unknown")
     serving(made, cloud)
     until(lambda: made.result)
-    assert cloud.kinds("end")[0]["failure"]["reason"] == "bad_image"
+    assert cloud.kinds("end")[0]["failure"] == {"stage": "pull", "reason": "bad_image", "detail": "manifest unknown"}
 
 
 def test_an_engine_that_ends_later_is_shown_and_ends_no_node(made: Node, cloud: Cloud) -> None:
