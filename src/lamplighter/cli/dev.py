@@ -75,7 +75,7 @@ models:
   big:   {{engine: fake, pool: cloud, while_waking: quick}}
   quick: {{engine: fake, pool: here}}
 pools:
-  cloud: {{kind: fake, sleep_after: {sleep_after}, stages: {{{stages(_STAGES)}}}}}
+  cloud: {{kind: fake, price: 0.21 USD/hour, budget: 5 USD/month, sleep_after: {sleep_after}, stages: {{{stages(_STAGES)}}}}}
   here:  {{kind: fake, sleep_after: {sleep_after}, stages: {{{stages(_QUICK_STAGES)}}}}}
 """,
         name="lamplighter dev",

@@ -145,8 +145,6 @@ class Machine:
         if serving and now - self._watched_at >= LOOK_EVERY and not _active(self._watching):
             self._watched_at = now
             self._watching = asyncio.create_task(self._watch(), name=f"watch {self._pool}")
-        if not serving:
-            self._away = None
         if in_use or not self.woken:
             self._idle_since = None
             return
