@@ -24,16 +24,16 @@ PATH = "/standins:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INIT = r"""
 set -e
 mount -t tmpfs -o size=1g tmpfs "$1"
-mkdir "$1"/up "$1"/work "$1"/root
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/up,workdir=$1/work" "$1/root"
-mount -t proc proc "$1/root/proc"
-mount -t tmpfs tmpfs "$1/root/run"
-mount -t tmpfs tmpfs "$1/root/tmp"
-mount -t tmpfs -o mode=755 tmpfs "$1/root/dev"
-for name in null zero full random urandom; do cp -a /dev/$name "$1/root/dev/"; done
-mkdir -p "$1/root/dev/shm" "$1/root/dev/disk/by-id"
-ln -s /proc/self/fd "$1/root/dev/fd"
-exec chroot "$1/root" /bin/bash -c 'touch /run/up; while :; do sleep 0.1; done'
+mkdir "$1"/up "$1"/work "$1"/whole
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/up,workdir=$1/work" "$1/whole"
+mount -t proc proc "$1/whole/proc"
+mount -t tmpfs tmpfs "$1/whole/run"
+mount -t tmpfs tmpfs "$1/whole/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$1/whole/dev"
+for name in null zero full random urandom; do cp -a /dev/$name "$1/whole/dev/"; done
+mkdir -p "$1/whole/dev/shm" "$1/whole/dev/disk/by-id"
+ln -s /proc/self/fd "$1/whole/dev/fd"
+exec chroot "$1/whole" /bin/bash -c 'touch /run/up; while :; do sleep 0.1; done'
 """
 
 
@@ -88,7 +88,7 @@ class Sandbox:
         assert self._process.poll() is None, "the machine did not start"
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         self._pid = int(children[0]) if children else 0
-        return self._pid != 0 and Path(f"/proc/{self._pid}/root/run/up").exists()
+        return self._pid != 0 and self.path("/run/up").exists()
 
     def path(self, absolute: str) -> Path:
         """A file of the machine, as this process reaches it."""

@@ -135,7 +135,7 @@ def test_a_body_that_never_comes_is_given_up(made: Node) -> None:
     "files",
     [
         {},
-        {"../../root/.ssh/authorized_keys": "x"},
+        {"../../etc/cron.d/job": "x"},
         {"node.key": "mine"},
         {"/etc/passwd": "x"},
         {"ca.crt": ""},

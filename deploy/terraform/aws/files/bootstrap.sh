@@ -143,7 +143,7 @@ finish_bake() { # an image must carry nothing that was this machine's own
   done
   [ -e "$run/baked" ]
   if [ -d /run/systemd/system ]; then systemctl disable lamplighter-agent; fi
-  rm -rf /etc/lamplighter /etc/nebula /etc/systemd/system/lamplighter-agent.service /etc/ssh/ssh_host_* /root/.docker /root/.ssh \
+  rm -rf /etc/lamplighter /etc/nebula /etc/systemd/system/lamplighter-agent.service /etc/ssh/ssh_host_* "$HOME/.docker" "$HOME/.ssh" \
     /var/lib/lamplighter/deadman.json "${log:?}"/*
   cloud-init clean --logs || true
   truncate -s 0 /etc/machine-id
