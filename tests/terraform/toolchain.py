@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "deploy" / "terraform" / "aws"
 _LEFT_OUT = shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfplan")
 _HOST = "registry.terraform.io"
-LIMIT_S = 280
+LIMIT_S = 420
 
 
 class TerraformFailed(Exception):
