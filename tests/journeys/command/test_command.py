@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.journeys.command.desk import Desk
@@ -104,3 +105,25 @@ def test_a_machine_that_was_on_is_used_and_left_alone(server: Callable[..., Serv
         time.sleep(1)
     assert desk.diary == []
     assert desk.awake()
+
+
+def test_a_request_while_it_falls_asleep_is_held_and_wakes_it_again(server: Callable[..., Server], desk: Desk) -> None:
+    """It still answers for a moment: the request would go to a machine that is gone a second later."""
+    slow = config(desk).replace(json.dumps(desk.sleep), json.dumps(f"echo falling >> {desk.folder}/diary; sleep 3; {desk.sleep}"))
+    with running(server(slow)) as lamplighter, lamplighter.http() as client:
+        assert client.post("/v1/chat/completions", json=HELLO).status_code == 200
+        eventually(lambda: "falling" in desk.diary, what="it falls asleep")
+        assert client.post("/v1/chat/completions", json=HELLO).status_code == 200
+        assert desk.diary == ["wake", "falling", "sleep", "wake"]
+
+
+def test_leaving_in_the_middle_of_a_wake_leaves_nothing_behind(server: Callable[..., Server], desk: Desk) -> None:
+    """Ctrl-C would leave the command running, or the machine on that it woke after all."""
+    slow = config(desk).replace(json.dumps(desk.wake), json.dumps(f"{desk.wake}; sleep 334"))
+    with running(server(slow)) as lamplighter:
+        lamplighter.order("wake", "m")
+        eventually(desk.awake, what="the machine comes up")
+        assert lamplighter.stop() == 0
+    assert not desk.awake()
+    assert desk.diary == ["wake", "sleep"]
+    assert not [one for one in psutil.process_iter(["cmdline"]) if "sleep 334" in " ".join(one.info["cmdline"] or ())]
