@@ -55,6 +55,8 @@ check: setup-dev ## Check format, lint, types, import boundaries, the page, gene
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tools.build_page dev --npm run check --silent
 	@$(BIN)/python -m tools.generate_docs --check
+	@$(BIN)/python -m tools.terraform_docs --check
+	@$(BIN)/python -m tools.pack_agent --check
 	@$(BIN)/python -m tools.check_repository
 	@echo "All checks passed."
 

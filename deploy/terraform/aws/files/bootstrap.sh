@@ -67,7 +67,7 @@ failed() { # the agent tells why and ends the node; where it cannot, this does
 
 install_nebula() {
   if command -v nebula; then return; fi
-  local version=1.10.3 sum=99ac335caeb69d02a6b6b00a3d4b5d0a36ec3971df480a1cc50e6db378342955 at=$opt/nebula.tar.gz
+  local version=1.11.2 sum=6140d33f2ec21ce7f6b655b5bc820e93a684d97e51d0ddcf907324b5b28aac1e at=$opt/nebula.tar.gz
   curl -fsSL --retry 5 --retry-connrefused -m 120 -o "$at" \
     "https://github.com/slackhq/nebula/releases/download/v$version/nebula-linux-amd64.tar.gz"
   echo "$sum  $at" | sha256sum -c
