@@ -72,6 +72,9 @@ TEST = (
     SystemPackage("iproute2", _program("ip"), "the journeys in network namespaces are skipped"),
     SystemPackage("iputils-ping", _program("ping"), "the journeys in network namespaces are skipped"),
     SystemPackage("nftables", _program("nft"), "the rules for pods behind the mesh are not checked"),
+    SystemPackage("e2fsprogs", _program("mkfs.ext4"), "the cloud node's first script cannot be run, and its tests fail"),
+    SystemPackage("procps", _program("pgrep"), "the cloud node's first script cannot be run, and its tests fail"),
+    SystemPackage("curl", _program("curl"), "the cloud node's first script cannot be run, and its tests fail"),
     SystemPackage("shellcheck", _program("shellcheck"), "the cloud node's first script is not checked"),
     SystemPackage("caddy", _program("caddy"), "the test of the recipe with automatic certificates is skipped"),
 )
