@@ -86,7 +86,7 @@ class Session:
         return Outlook(self.stack, self.identity, tuple(plans.read(plan)), standing, self._notes)
 
     def apply(self) -> None:
-        """Do what the last outlook said, and see that the keeper can read what was built. Raises EngineFailed, CloudError."""
+        """Do what the last outlook said. Raises EngineFailed, KeyboardInterrupt."""
         self._driver.apply()
 
     def verify(self) -> Mapping[str, Any]:
