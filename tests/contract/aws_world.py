@@ -28,7 +28,7 @@ from lamplighter.testing.provider import FakeEngineKind
 
 _NUMBERS = count()
 OURS, THEIRS = "ins_ours", "ins_theirs"
-LEASE, DRAIN, BOOT = 4.0, 0.3, 60.0
+LEASE, DRAIN, BOOT = 3.0, 0.3, 60.0
 REGION = "eu-central-1"
 PASSPHRASE = "a passphrase of the tests"
 MODELS = {

@@ -191,7 +191,7 @@ class Admission:
             ContentType="application/json",
         )  # fmt: skip
         node.assigned_at = self._clock.time()
-        node.given = digest(files)
+        node.given, node.bundle = digest(files), files["ca.crt"]
         self._log.info("a node was admitted", instance=machine.id, handle=machine.replica, overlay=str(address))
 
     def _issue(
@@ -221,7 +221,7 @@ class Admission:
     async def renewal(self, manifest: Manifest, machine: Machine, node: Node) -> dict[str, str] | None:
         """What a node's Nebula must be given because something is new: certificate, bundle or blocklist; None when nothing is.
 
-        The caller tells `confirmed` once the node has it. Raises ProviderError.
+        The caller notes it once the node has it. Raises ProviderError.
         """
         authority = await self.authority()
         now = self._clock.time()
@@ -240,17 +240,19 @@ class Admission:
         files = await self.files(authority, manifest, pem, machine.port)
         return files if pem is not None or node.given != digest(files) else None
 
-    async def confirmed(self, machine: Machine, node: Node, files: Mapping[str, str], fingerprint: str | None) -> None:
-        """A node has these files and this certificate."""
-        node.given = digest(files)
-        if fingerprint is None:
+    async def confirm(self, machine: Machine, node: Node) -> None:
+        """Tell the authority what a node has, once for each change: a rotation goes on only when every node is known to follow."""
+        fingerprint = node.status.fingerprint if node.status is not None else None
+        if fingerprint is None or not node.bundle or node.confirmed == (node.bundle, fingerprint):
             return
         authority = await self.authority()
         try:
             with self._clock.busy():
-                await in_thread(lambda: authority.confirm(machine.id, bundle=files["ca.crt"], fingerprint=fingerprint))
+                await in_thread(lambda: authority.confirm(machine.id, bundle=node.bundle, fingerprint=fingerprint))
         except MeshError as error:
             self._log.warning("what a node has could not be noted", instance=machine.id, error=error.message)
+            return
+        node.confirmed = (node.bundle, fingerprint)
 
     async def bury(self, manifest: Manifest, machine: Machine) -> None:
         """An instance is gone: its certificate is worth nothing any more, and its assignment is removed. Safe to repeat. Raises ProviderError."""

@@ -22,7 +22,7 @@ OLD = 600.0
 """Seconds after which a message that nobody claims is thrown away."""
 SOON = 1
 """Seconds until a message that is another pool's can be received again."""
-HANDLE_WITHIN = 20
+HANDLE_WITHIN = 10
 """Seconds until a message comes again whose reader died over it."""
 AGAIN = 5
 """Seconds until one that could not be handled comes again."""

@@ -26,7 +26,8 @@ class Node:
     """One instance. Unix seconds, except `asked_at` and `pushed_at` (monotonic).
 
     `reports`: its stages as last told. `met_at`: when its agent first answered. `ready_at`: when it first said that its engine serves.
-    `last_words`: why it ended itself: reason and detail. `given`: what its Nebula was last given (a digest).
+    `last_words`: why it ended itself: reason and detail. `given`: what its Nebula was last given (a digest);
+    `bundle`: the authorities in it; `confirmed`: of which bundle and certificate the mesh's authority was told.
     """
 
     instance: str
@@ -43,6 +44,8 @@ class Node:
     notice: NodeNotice | None = None
     last_words: tuple[str, str | None] | None = None
     given: str = ""
+    bundle: str = ""
+    confirmed: tuple[str, str] = ("", "")
 
     def hear(self, status: NodeStatus, now: float) -> None:
         """What its agent answered."""

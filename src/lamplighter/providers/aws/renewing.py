@@ -9,7 +9,7 @@ import structlog
 
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import ProviderError
-from lamplighter.providers.aws.admission import Admission
+from lamplighter.providers.aws.admission import Admission, digest
 from lamplighter.providers.aws.decide import open_orders
 from lamplighter.providers.aws.dial import DialError
 from lamplighter.providers.aws.groups import Groups
@@ -67,9 +67,10 @@ class Renewing:
             files = await self._admission.renewal(manifest, machine, node)
             if files is not None:
                 await self._poller.dialer.nebula(machine.overlay, token, files)
-                fingerprint = machine.certificates[-1].fingerprint if machine.certificates and "node.crt" not in files else None
-                await self._admission.confirmed(machine, node, files, fingerprint)
+                node.given, node.bundle = digest(files), files["ca.crt"]
+                self._poller.hurry()  # its tags tell of a new certificate
                 self._log.info("a node's mesh was renewed", instance=machine.id, certificate="node.crt" in files)
+            await self._admission.confirm(machine, node)
         except DialError as error:
             self._log.warning("a node's lease could not be renewed", instance=machine.id, error=error.message)
         except ProviderError as error:
