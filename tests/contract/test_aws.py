@@ -244,6 +244,21 @@ async def test_no_quota_is_refused_before_anything_is_asked(world: AwsWorld) -> 
         world.aws.quotas.clear()
 
 
+async def test_an_engine_that_cannot_run_there_fails_alone(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wrong model would fail the wakes of all others in its pool; or a machine be bought that can never serve."""
+    monkeypatch.setitem(MODELS, "odd", ModelConfig.model_validate({"engine": "llamacpp", "pool": "gpu", "source": "bundled"}))
+    with pytest.raises(ProviderError, match="cannot run on a cloud machine") as caught:
+        await world.provider.scale(Desired({"odd": 1}), frozenset())
+    assert caught.value.reason is WakeFailure.ENGINE_MISSING
+    for _ in range(2):
+        await world.provider.scale(Desired({"odd": 1, "one": 1}), frozenset())
+    one, other = sorted(await world.provider.observe(), key=lambda seen: seen.models, reverse=True)
+    assert (one.models, one.presence) == (("one",), Presence.RUNNING)
+    assert (other.models, other.presence, other.failure) == (("odd",), Presence.ENDED, WakeFailure.ENGINE_MISSING)
+    await world.provider.scale(Desired({"one": 1}), frozenset({other.handle}))
+    assert [seen.handle for seen in await world.provider.observe()] == [one.handle]
+
+
 async def test_a_price_above_the_limit_is_refused(world: AwsWorld) -> None:
     """max_price would be a wish."""
     provider = world.make(max_price="0.05 USD/hour")

@@ -33,7 +33,7 @@ from lamplighter.providers.aws.quotas import Quotas
 from lamplighter.providers.aws.reading import Writes
 from lamplighter.providers.aws.renewing import Renewing
 from lamplighter.providers.aws.watcher import Watcher
-from lamplighter.providers.base import Desired, Observation, Quote
+from lamplighter.providers.base import Desired, Observation, Presence, Quote
 
 _log = structlog.get_logger(__name__)
 
@@ -99,6 +99,8 @@ class AwsProvider:
         )
         self._renewing = Renewing(self._poller, self._manifests, self._groups, self._admission, self._keys, clock)
         self.watcher = Watcher(self._poller, self._aws, self._manifests, self._groups, data, clock)
+        self._stillborn: dict[str, Observation] = {}
+        """Launches that could not even become an order, while others of the same call could."""
         self._watching: asyncio.Task[None] | None = None
         self._pricing: asyncio.Task[None] | None = None
         self._priced_at = float("-inf")
@@ -112,7 +114,7 @@ class AwsProvider:
         self._use()
         await self._poller.first()
         picture = self._picture()
-        return observations(
+        found = observations(
             picture,
             self._poller.nodes,
             self._poller.doomed,
@@ -121,6 +123,7 @@ class AwsProvider:
             rate=self.prices.rate,
             ended_since=self._poller.ended_since,
         )
+        return sorted((*found, *self._stillborn.values()), key=lambda one: (one.started_at, one.handle))
 
     async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
         """Write down the orders that are missing and raise capacity for them; ask the doomed to end. Raises ProviderError.
@@ -129,6 +132,8 @@ class AwsProvider:
         """
         self._use()
         await self._poller.first()
+        for handle in doomed:
+            self._stillborn.pop(handle, None)
         problem: ProviderError | None = None
         async with self._poller.lock:
             if self._clock.monotonic() - self._poller.picture_at > FRESH:
@@ -182,14 +187,9 @@ class AwsProvider:
             return
         _, part = await self._manifests.pool(self._name)
         await self._admission.authority()
-        for model in set(models):
-            try:
-                self._admission.container(model, part.instance_types[0])
-            except ProviderError:
-                raise
-            except LamplighterError as error:
-                reason = getattr(error, "reason", WakeFailure.ENGINE_REFUSED)
-                raise ProviderError(error.message, reason=reason, next_step=error.next_step) from error
+        models = self._that_can_run(models, part.instance_types[0])
+        if not models:
+            return
         market, note = await self._market(part.instance_types)
         now = self._clock.time()
         orders = [Order(new_id("aws"), model, now, now, note) for model in models]
@@ -202,6 +202,28 @@ class AwsProvider:
             self._log.warning("an order was given twice, and is withdrawn", handle=handle)
             await self._groups.do(Drop(handle, part.groups[market]), 0.0)
             await self._poller.look()
+
+    def _that_can_run(self, models: Sequence[str], kind: str) -> list[str]:
+        """Those of `models` whose engine can run on such a machine; the others are told as ended. Raises ProviderError when none can."""
+        able: list[str] = []
+        refused: dict[str, ProviderError] = {}
+        for model in models:
+            try:
+                self._admission.container(model, kind)
+                able.append(model)
+            except LamplighterError as error:
+                reason = getattr(error, "reason", WakeFailure.ENGINE_REFUSED)
+                refused[model] = ProviderError(error.message, reason=reason, next_step=error.next_step)
+        told = {model for one in self._stillborn.values() for model in one.models}
+        fresh = {model: why for model, why in refused.items() if model not in told}
+        if fresh and not able:
+            raise next(iter(fresh.values()))
+        for model, why in fresh.items():
+            handle, now = new_id("aws"), self._clock.time()
+            self._stillborn[handle] = Observation(
+                handle, (model,), Presence.ENDED, failure=why.reason, detail=why.message, started_at=now
+            )
+        return able
 
     async def _market(self, types: Sequence[str]) -> tuple[str, str]:
         """Where to ask first, and a note for people. Raises ProviderError when the quota or the price forbids it."""
