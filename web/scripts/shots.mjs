@@ -102,7 +102,10 @@ async function tour(kind, theme) {
   await shot("6-waking");
   await ask(page, "And after that, say it again in French.");
   await shot("7-queued");
-  await page.getByText("woke in 15", { exact: false }).first().waitFor({ timeout: 20_000 });
+  await page
+    .getByText(/woke in (1[5-9]|[2-4][0-9]) s/)
+    .first()
+    .waitFor({ timeout: 20_000 });
   await shot("8-woke");
   await page.goto(mock.url);
   await pick(page, "qwen2.5-7b");
