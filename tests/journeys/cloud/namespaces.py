@@ -3,7 +3,6 @@
 import ctypes
 import os
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +22,13 @@ def _enter(namespace: str) -> None:
 
 def inside(namespace: str, call: Callable[[], T]) -> T:
     """The result of `call`, made by a thread of that network. What it starts (threads, programs) is there too."""
-    assert threading.main_thread().ident is not None
-    with ThreadPoolExecutor(1, initializer=_enter, initargs=(namespace,)) as pool:
+    with dwelling(namespace) as pool:
         return pool.submit(call).result()
+
+
+def dwelling(namespace: str) -> ThreadPoolExecutor:
+    """A thread that stays in that network."""
+    return ThreadPoolExecutor(1, initializer=_enter, initargs=(namespace,))
 
 
 def listening(namespace: str, host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from lamplighter.mesh.nodes import Node
 from lamplighter.store.store import Store
 from lamplighter.testing.aws import Emulator, Pace, allow, check
 from tests.journeys.cloud.actor import BRIDGE, CloudMachines
-from tests.journeys.cloud.namespaces import inside, listening
+from tests.journeys.cloud.namespaces import dwelling, listening
 from tests.journeys.harness import Server, eventually
 from tests.mesh_lab import Lab, Machine
 from tests.mesh_lab import missing as no_lab
@@ -56,23 +57,33 @@ class Show:
     url: str
     home: Machine
     lighthouse: Machine
+    running_at: dict[str, float]
+    """When each instance began to run, Unix seconds."""
+
+    threads: ThreadPoolExecutor
 
     def at_home(self, call: Callable[[], T]) -> T:
-        """Do something inside of home's network."""
-        return inside(self.home.namespace, call)
+        """Do something inside of home's network, always in the same thread: what a thread starts may end with it."""
+        return self.threads.submit(call).result()
 
     def groups(self) -> dict[str, int]:
         """Desired capacity by group."""
         from moto.autoscaling.models import autoscaling_backends
 
         backend = autoscaling_backends["123456789012"][self.aws.region]
-        return {group.name: int(group.desired_capacity) for group in backend.autoscaling_groups.values()}
+        return {group.name: int(group.desired_capacity or 0) for group in backend.autoscaling_groups.values()}
 
     def asleep(self, timeout: float = 60) -> None:
         """Wait until nothing runs and nothing bills."""
         eventually(lambda: not self.aws.instances(live=True), what=f"nothing runs; {self.story()}", timeout=timeout)
         eventually(lambda: not any(self.groups().values()), what=f"nothing is wanted: {self.groups()}", timeout=timeout)
-        self.server.until("asleep", MODEL, timeout=timeout)
+        eventually(self._at_rest, what=f"it is asleep: {self.server.model(MODEL)}", timeout=timeout)
+
+    def _at_rest(self) -> bool:
+        """Asleep, and a failed wake before would not keep the next request from waking it."""
+        model = self.server.model(MODEL)
+        retry_at = (model["failure"] or {}).get("retry_at") or 0.0
+        return model["state"] in ("asleep", "failed") and retry_at < time.time()
 
     def revoked(self) -> list[str]:
         """Fingerprints on home's blocklist."""
@@ -89,6 +100,13 @@ class Show:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute("SELECT * FROM wakes ORDER BY id")]
 
+    def object(self, bucket: str, key: str) -> str:
+        """An object of S3, as the emulator keeps it."""
+        from moto.s3.models import s3_backends
+
+        found = s3_backends["123456789012"]["aws"].get_object(bucket, key)
+        return "" if found is None else str(found.value.decode())
+
     def story(self) -> str:
         """What happened, for a test that failed."""
         machines = "\n".join(machine.logs() for machine in self.cloud.machines.values() if not machine.gone)
@@ -99,6 +117,8 @@ class Show:
 def _config(lab_home: Path, passphrase: Path, pid: Path) -> str:
     return json.dumps(
         {
+            # A machine whose network is gone does not end a connection: silence does, after two minutes unless told otherwise.
+            "gateway": {"idle_stream_timeout": "10s"},
             "models": {MODEL: {"engine": "vllm", "pool": POOL, "source": "hf:owner/llama"}},
             "pools": {
                 POOL: {
@@ -158,7 +178,10 @@ def show(folder: Path) -> Iterator[Show]:
         pid.write_text(str(home.process.pid))
         server = Server(data, _config(home.folder, passphrase, pid), environment=aws.environment(url))
         cloud = stack.enter_context(CloudMachines(aws, lab, folder / "cloud"))
-        made = Show(aws, lab, cloud, server, manifest, url, home, lighthouse)
+        running_at: dict[str, float] = {}
+        aws.on_instance(lambda instance: running_at.update({instance: time.time()}))
+        threads = stack.enter_context(dwelling(home.namespace))
+        made = Show(aws, lab, cloud, server, manifest, url, home, lighthouse, running_at, threads)
         print(f"\nTerraform's stack: applied in {took:.0f} s")
         made.at_home(server.start)
         try:

@@ -29,12 +29,11 @@ class MetadataServer:
         self.silent = False
         self.tokens: set[str] = set()
         handler = type("Handler", (_Handler,), {"service": self})
-        self._server = ThreadingHTTPServer((host, port), handler, bind_and_activate=listening is None)
+        self._server = _Server((host, port), handler, bind_and_activate=listening is None)
         if listening is not None:
             self._server.socket.close()
             self._server.socket = listening
             self._server.server_address = listening.getsockname()
-        self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True, name=f"imds-{record.instance.id}"
         )
@@ -57,6 +56,13 @@ class MetadataServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A machine that vanishes while it asks is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):

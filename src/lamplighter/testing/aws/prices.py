@@ -43,8 +43,15 @@ def price_list(filters: Mapping[str, str]) -> list[str]:
     kind = filters.get("instanceType", "")
     if kind not in ON_DEMAND_PRICES:
         return []
-    dimension = {"unit": "Hrs", "pricePerUnit": {"USD": f"{ON_DEMAND_PRICES[kind]:.10f}"}, "description": f"On Demand Linux {kind}"}
-    product = {"productFamily": "Compute Instance", "attributes": {"instanceType": kind, "regionCode": filters.get("regionCode", "")}}
+    dimension = {
+        "unit": "Hrs",
+        "pricePerUnit": {"USD": f"{ON_DEMAND_PRICES[kind]:.10f}"},
+        "description": f"On Demand Linux {kind}",
+    }
+    product = {
+        "productFamily": "Compute Instance",
+        "attributes": {"instanceType": kind, "regionCode": filters.get("regionCode", "")},
+    }
     terms = {"OnDemand": {"SKU.TERM": {"priceDimensions": {"SKU.TERM.RATE": dimension}}}}
     return [json.dumps({"product": product, "serviceCode": "AmazonEC2", "terms": terms})]
 
