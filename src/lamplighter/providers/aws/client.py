@@ -6,7 +6,7 @@ Not responsible for what is called, nor for repeating what failed beyond what AW
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lamplighter import __version__
@@ -96,9 +96,7 @@ class Aws:
         def wait() -> dict[str, Any]:
             answer = self._ask("sqs", "receive_message", self.region, arguments)
             if abandoned.is_set():
-                for message in answer.get("Messages") or ():
-                    back = {"QueueUrl": arguments["QueueUrl"], "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
-                    self._ask("sqs", "change_message_visibility", self.region, back)
+                self._give_back(arguments["QueueUrl"], answer.get("Messages") or ())
             return answer
 
         try:
@@ -106,6 +104,18 @@ class Aws:
         except asyncio.CancelledError:
             abandoned.set()
             raise
+
+    def give_back(self, queue: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Let messages that were received and not handled come again at once, for whoever reads then; waits for nothing."""
+        threading.Thread(target=self._give_back, args=(queue, messages), name="aws", daemon=True).start()
+
+    def _give_back(self, queue: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        for message in messages:
+            back = {"QueueUrl": queue, "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+            try:
+                self._ask("sqs", "change_message_visibility", self.region, back)
+            except ProviderError:
+                return  # they come again by themselves, a little later
 
     async def pages(self, service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
         """All items under `key` of an operation that answers in pages. Raises AwsError."""

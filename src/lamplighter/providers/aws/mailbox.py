@@ -3,6 +3,7 @@
 A message counts only for what AWS itself wrote on it: its sender. Not responsible for what a message means.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -85,22 +86,27 @@ class Mailbox:
             WaitTimeSeconds=wait,
             VisibilityTimeout=HANDLE_WITHIN,
         )
-        messages = answer.get("Messages") or []
-        for raw in messages:
-            letter = read(raw)
+        messages: list[dict[str, Any]] = answer.get("Messages") or []
+        for number, raw in enumerate(messages):
             try:
-                claimed = letter is None or await handle(letter)
-            except LamplighterError as error:
-                self._log.warning(
-                    "a message could not be handled, and comes again", error=error.message, instance=letter and letter.instance
-                )
-                await self._later(queue, raw, AGAIN)
-                continue
-            if claimed or (letter is not None and self._clock.time() - letter.sent_at > OLD):
-                await self._done(queue, raw)
-            else:
-                await self._later(queue, raw, SOON)
+                await self._handle(queue, raw, read(raw), handle)
+            except asyncio.CancelledError:
+                self._aws.give_back(queue, messages[number:])
+                raise
         return len(messages)
+
+    async def _handle(self, queue: str, raw: Mapping[str, Any], letter: Letter | None, handle: Handle) -> None:
+        try:
+            claimed = letter is None or await handle(letter)
+        except LamplighterError as error:
+            sender = letter.instance if letter is not None else None
+            self._log.warning("a message could not be handled, and comes again", error=error.message, instance=sender)
+            await self._later(queue, raw, AGAIN)
+            return
+        if claimed or (letter is not None and self._clock.time() - letter.sent_at > OLD):
+            await self._done(queue, raw)
+        else:
+            await self._later(queue, raw, SOON)
 
     async def _done(self, queue: str, raw: Mapping[str, Any]) -> None:
         await self._aws.call("sqs", "delete_message", QueueUrl=queue, ReceiptHandle=raw["ReceiptHandle"])
