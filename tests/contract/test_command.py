@@ -102,6 +102,20 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await one.end()
 
 
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Callable[..., DeskWorld]]:
+    """Makes one that is not like the others; whatever the test comes to, nothing of it stays."""
+    made: list[DeskWorld] = []
+
+    def one(engine: str = "openai", **settings: Any) -> DeskWorld:
+        made.append(DeskWorld(tmp_path, engine, **settings))
+        return made[-1]
+
+    yield one
+    for world in made:
+        await world.end()
+
+
 class TestCommand(ProviderContract):
     """`command`. Two replicas are two models there: one machine serves a model once, however many ask."""
 
@@ -187,9 +201,9 @@ class TestPower:
         await world.provider.close()
         assert world.desk.process is None
 
-    async def test_a_wake_that_is_called_off_ends_its_command(self, tmp_path: Path) -> None:
+    async def test_a_wake_that_is_called_off_ends_its_command(self, make: Callable[..., DeskWorld]) -> None:
         """A person who changed their mind would get the machine all the same, and a command that hangs would stay."""
-        world = DeskWorld(tmp_path, wake="sleep 300 & sleep 301")
+        world = make(wake="sleep 300 & sleep 301")
         await world.provider.scale(Desired({"one": 1}), frozenset())
         (one,) = await world.until(lambda seen: bool(seen) and bool(seen[0].stages))
         await asyncio.sleep(0.3)
@@ -206,9 +220,9 @@ class TestPower:
             await asyncio.sleep(0.02)
         raise AssertionError("the command, or what it started, is still there")
 
-    async def test_a_wake_command_that_fails_is_told_in_its_own_words(self, tmp_path: Path) -> None:
+    async def test_a_wake_command_that_fails_is_told_in_its_own_words(self, make: Callable[..., DeskWorld]) -> None:
         """A person would see "provider error" and not know that the name of the network card is wrong."""
-        world = DeskWorld(tmp_path, wake="echo noise; echo 'wakeonlan: no such device eth9' >&2; exit 3")
+        world = make(wake="echo noise; echo 'wakeonlan: no such device eth9' >&2; exit 3")
         await world.provider.scale(Desired({"one": 1}), frozenset())
         (one,) = await world.until(lambda seen: bool(seen) and seen[0].presence is Presence.ENDED)
         assert one.failure is WakeFailure.PROVIDER_ERROR
@@ -229,9 +243,9 @@ class TestPower:
         await world.until(lambda seen: ready(seen) and seen[0].handle != one.handle)
         assert world.desk.diary == ["wake", "wake"]
 
-    async def test_an_ollama_gives_its_memory_back_before(self, tmp_path: Path) -> None:
+    async def test_an_ollama_gives_its_memory_back_before(self, make: Callable[..., DeskWorld]) -> None:
         """A machine that stays on would keep its GPU's memory full for somebody who went away."""
-        world = DeskWorld(tmp_path, "ollama")
+        world = make("ollama")
         world.desk.switch_on()
         await world.provider.scale(Desired({"one": 1}), frozenset())
         (one,) = await world.until(ready)
@@ -239,16 +253,14 @@ class TestPower:
         await world.provider.scale(Desired({}), frozenset({one.handle}))
         await world.until(lambda seen: not seen)
         assert await _residents(world) == []
-        await world.end()
 
-    async def test_an_engine_that_lacks_the_model_is_a_failure_with_words(self, tmp_path: Path) -> None:
+    async def test_an_engine_that_lacks_the_model_is_a_failure_with_words(self, make: Callable[..., DeskWorld]) -> None:
         """The wake would go on until its deadline, and not say what is wrong."""
-        world = DeskWorld(tmp_path)
+        world = make()
         world.models["one"] = ModelConfig.model_validate({"engine": "openai", "pool": "desk", "source": "other"})
         await world.provider.scale(Desired({"one": 1}), frozenset())
         (one,) = await world.until(lambda seen: bool(seen) and seen[0].presence is Presence.ENDED)
         assert (one.failure, "no model 'other'" in (one.detail or "")) == (WakeFailure.MODEL_NOT_FOUND, True)
-        await world.end()
 
 
 async def _residents(world: DeskWorld) -> list[str]:

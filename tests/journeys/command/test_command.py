@@ -16,8 +16,8 @@ HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tok
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    one = Desk(tmp_path / "desk")
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    one = Desk(tmp_path / "desk", getattr(request, "param", "openai"))
     yield one
     one.crash()
 
@@ -29,10 +29,9 @@ def config(desk: Desk, **settings: object) -> str:
     return f"models: {json.dumps({'m': model})}\npools: {{desk: {pool}}}\nkeeper: {{interval: 500ms}}\n"
 
 
-@pytest.mark.parametrize("engine", ["openai", "ollama"])
-def test_a_request_wakes_it_and_idleness_puts_it_to_sleep(server: Callable[..., Server], tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize("desk", ["openai", "ollama"], indirect=True)
+def test_a_request_wakes_it_and_idleness_puts_it_to_sleep(server: Callable[..., Server], desk: Desk) -> None:
     """The machine would have to run day and night, or the request would fail because it does not."""
-    desk = Desk(tmp_path / "desk", engine)
     with running(server(config(desk))) as lamplighter, lamplighter.http() as client:
         assert lamplighter.model("m")["state"] == "asleep"
         assert (desk.awake(), desk.diary) == (False, [])
