@@ -11,7 +11,7 @@ import structlog
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import ProviderError
 from lamplighter.providers.aws.admission import Admission
-from lamplighter.providers.aws.mailbox import Letter, Mailbox, notice_of
+from lamplighter.providers.aws.mailbox import SOON, Letter, Mailbox, Received, notice_of
 from lamplighter.providers.aws.manifest import Manifest, Manifests
 from lamplighter.providers.aws.picture import Machine
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 PAUSE = 1.0
+STEP_BACK = SOON + 0.5
 FOREIGN_FOR = 60.0
 """Seconds for which an instance that is none of this pool's is not asked for again."""
 LETTERS_AFTER = 60.0
@@ -43,7 +44,7 @@ class Letters:
 
     async def catch_up(self, manifest: Manifest) -> None:
         """Read what nodes said while nobody listened. Raises ProviderError."""
-        while await self._mailbox.nodes(manifest, self._from_node, wait=0):
+        while (await self._mailbox.nodes(manifest, self._from_node, wait=0)).ours:
             continue
 
     async def read_nodes(self) -> None:
@@ -54,14 +55,16 @@ class Letters:
         """What AWS says of them."""
         await self._letters(lambda manifest: self._mailbox.events(manifest, self._about_node))
 
-    async def _letters(self, receive: Callable[[Manifest], Awaitable[int]]) -> None:
+    async def _letters(self, receive: Callable[[Manifest], Awaitable[Received]]) -> None:
         while self._poller.used:
             if self._clock.monotonic() - self._poller.busy_at > LETTERS_AFTER:
                 await self._clock.sleep(PAUSE)
                 continue
             try:
                 manifest, _ = await self._manifests.pool(self._poller.name)
-                await receive(manifest)
+                received = await receive(manifest)
+                if received.foreign:
+                    await self._clock.sleep(STEP_BACK)  # else we would take it again before the pool that it is for
             except ProviderError as error:
                 self._log.warning("a queue could not be read", error=error.message)
                 await self._clock.sleep(2 * PAUSE)

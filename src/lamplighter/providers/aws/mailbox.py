@@ -42,6 +42,14 @@ Handle = Callable[[Letter], Awaitable[bool]]
 """Handles a letter; False when its instance is none of this pool's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """How many messages of one receive were this pool's, and how many another's, given back."""
+
+    ours: int
+    foreign: int
+
+
 class Mailbox:
     """The queues of one stack, for one pool."""
 
@@ -50,8 +58,8 @@ class Mailbox:
         self._clock = clock
         self._log = _log.bind(pool=pool)
 
-    async def nodes(self, manifest: Manifest, handle: Handle, *, wait: int = LONG_POLL) -> int:
-        """Receive once from the nodes' queue; how many messages there were. Raises AwsError."""
+    async def nodes(self, manifest: Manifest, handle: Handle, *, wait: int = LONG_POLL) -> Received:
+        """Receive once from the nodes' queue; what there was. Raises AwsError."""
 
         def read(raw: Mapping[str, Any]) -> Letter | None:
             sender = str(raw["Attributes"].get("SenderId", ""))
@@ -67,8 +75,8 @@ class Mailbox:
 
         return await self._receive(manifest.nodes_queue, read, handle, wait)
 
-    async def events(self, manifest: Manifest, handle: Handle, *, wait: int = LONG_POLL) -> int:
-        """Receive once from the queue of AWS's events; how many messages there were. Raises AwsError."""
+    async def events(self, manifest: Manifest, handle: Handle, *, wait: int = LONG_POLL) -> Received:
+        """Receive once from the queue of AWS's events; what there was. Raises AwsError."""
 
         def read(raw: Mapping[str, Any]) -> Letter | None:
             body = _json(raw["Body"]) or {}
@@ -78,7 +86,9 @@ class Mailbox:
 
         return await self._receive(manifest.events_queue, read, handle, wait)
 
-    async def _receive(self, queue: str, read: Callable[[Mapping[str, Any]], Letter | None], handle: Handle, wait: int) -> int:
+    async def _receive(
+        self, queue: str, read: Callable[[Mapping[str, Any]], Letter | None], handle: Handle, wait: int
+    ) -> Received:
         answer = await self._aws.receive(
             QueueUrl=queue,
             AttributeNames=["SenderId", "SentTimestamp"],
@@ -87,26 +97,29 @@ class Mailbox:
             VisibilityTimeout=HANDLE_WITHIN,
         )
         messages: list[dict[str, Any]] = answer.get("Messages") or []
+        foreign = 0
         for number, raw in enumerate(messages):
             try:
-                await self._handle(queue, raw, read(raw), handle)
+                foreign += not await self._handle(queue, raw, read(raw), handle)
             except asyncio.CancelledError:
                 self._aws.give_back(queue, messages[number:])
                 raise
-        return len(messages)
+        return Received(len(messages) - foreign, foreign)
 
-    async def _handle(self, queue: str, raw: Mapping[str, Any], letter: Letter | None, handle: Handle) -> None:
+    async def _handle(self, queue: str, raw: Mapping[str, Any], letter: Letter | None, handle: Handle) -> bool:
+        """Whether it was this pool's to handle."""
         try:
             claimed = letter is None or await handle(letter)
         except LamplighterError as error:
             sender = letter.instance if letter is not None else None
             self._log.warning("a message could not be handled, and comes again", error=error.message, instance=sender)
             await self._later(queue, raw, AGAIN)
-            return
+            return True
         if claimed or (letter is not None and self._clock.time() - letter.sent_at > OLD):
             await self._done(queue, raw)
-        else:
-            await self._later(queue, raw, SOON)
+            return True
+        await self._later(queue, raw, SOON)
+        return False
 
     async def _done(self, queue: str, raw: Mapping[str, Any]) -> None:
         await self._aws.call("sqs", "delete_message", QueueUrl=queue, ReceiptHandle=raw["ReceiptHandle"])
