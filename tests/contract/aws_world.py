@@ -87,7 +87,8 @@ class AwsWorld:
         self.number = next(_NUMBERS)  # a stack for each test: to empty the account takes longer
         self.stack = f"ours{self.number}"
         seed = PoolSeed(max=3, boot_deadline=BOOT, lease=LEASE, drain=DRAIN)
-        self.manifest = aws.seed_stack(self.stack, OURS, REGION, pools={"gpu": seed})
+        light = {"name": "light", "address": "192.0.2.7:4242", "instance_id": "i-0123456789abcdef0"}
+        self.manifest = aws.seed_stack(self.stack, OURS, REGION, pools={"gpu": seed}, lighthouse=light)
         self.nodes = NodeFactory(aws, self.manifest)
         self._stack = AsyncExitStack()
         self._stack.enter_context(self.nodes)

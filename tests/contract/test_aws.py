@@ -13,6 +13,7 @@ from lamplighter.config import ModelConfig
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.mesh.authority import read_blocklist
+from lamplighter.providers.aws import account
 from lamplighter.providers.aws.picture import TAG_ORDER, Order
 from lamplighter.providers.aws.watcher import read_findings
 from lamplighter.providers.base import Desired, Presence, Quote, Quoting
@@ -98,6 +99,7 @@ async def test_a_failed_boot_says_why_and_leaves_nothing(world: AwsWorld) -> Non
     assert not world.live()
     assert world.desired() == 0
     await eventually(lambda: fingerprint in read_blocklist(world.data / "mesh"))
+    await eventually(lambda: fingerprint in (account.parameter(REGION, f"/{world.stack}/lighthouse/blocklist.yml") or ""))
     await eventually(lambda: not assignments(world))
     assert not await world.another().observe(), "what ended is not told again after a restart"
 

@@ -118,6 +118,10 @@ locals {
       # It writes the hub's token and cannot read it back.
       { Sid = "StoreHubToken", Effect = "Allow", Action = ["secretsmanager:DescribeSecret", "secretsmanager:PutSecretValue"], Resource = [aws_secretsmanager_secret.hub_token.arn] },
     ],
+    # What is revoked, for the lighthouse to read; its key and certificate are a person's to write.
+    [for statement in [
+      { Sid = "TellLighthouse", Effect = "Allow", Action = ["ssm:PutParameter"], Resource = ["${local.arn}:ssm:${local.here}:parameter/${var.stack}/lighthouse/blocklist.yml"] },
+    ] : statement if var.lighthouse != null],
     [for statement in [
       { Sid = "Backups", Effect = "Allow", Action = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], Resource = ["${local.bucket}/backups/*"] },
     ] : statement if var.backups],

@@ -5,6 +5,7 @@ defaults take 2 GiB of memory; ours take 64 MiB, so that a small machine can sig
 """
 
 import os
+import threading
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +25,7 @@ _CIPHER = "AES-256-GCM"
 _NONCE = 12
 _MAX_MEMORY = 4 * 2**20  # KiB: twice Nebula's default; a file that asks for more is no key but an attack
 _MAX_ITERATIONS = 1_000
+_deriving = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,10 @@ def _authority_key(content: bytes) -> Ed25519PrivateKey:
 
 def _derive(passphrase: str, salt: bytes, cost: Argon2) -> bytes:
     kdf = Argon2id(salt=salt, length=32, iterations=cost.iterations, lanes=cost.lanes, memory_cost=cost.memory)
-    return kdf.derive(passphrase.encode())
+    with (
+        _deriving
+    ):  # OpenSSL's lanes are threads of a pool that two derivations at once exhaust: they would wait for each other for ever
+        return kdf.derive(passphrase.encode())
 
 
 def _as_bytes(value: int | bytes | None) -> bytes:

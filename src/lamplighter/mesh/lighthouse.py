@@ -17,6 +17,7 @@ from lamplighter.mesh.releases import DOWNLOAD, SHA256, VERSION
 from lamplighter.mesh.units import SERVICE, USER, units
 
 MOST_USER_DATA = 16_384
+BLOCKLIST = "blocklist.yml"
 MOST_PARAMETER = 4_096
 """Bytes of one parameter of the standard tier, which costs nothing."""
 PROGRAMS = "/usr/local/bin"
@@ -74,15 +75,12 @@ def parameters(
     A blocklist that does not fit keeps the last of `blocklist` (give the oldest first): a lighthouse only introduces, and every node refuses
     what is revoked by itself.
     """
-    kept = list(blocklist)
-    while len(blocklist_file(kept).encode()) > MOST_PARAMETER:
-        kept.pop(0)
     found = {
         "config.yml": render(Node("lighthouse"), config, lighthouse_addresses=lighthouse_addresses or {}),
         "ca.crt": bundle,
         "node.crt": certificate,
         "node.key": key,
-        "blocklist.yml": blocklist_file(kept),
+        BLOCKLIST: _fitting(blocklist),
     }
     for name, text in found.items():
         if len(text.encode()) > MOST_PARAMETER:
@@ -93,8 +91,20 @@ def parameters(
     return {f"{prefix(stack)}/{name}": text for name, text in found.items()}
 
 
+def blocklist_parameter(stack: str, blocklist: Sequence[str]) -> tuple[str, str]:
+    """Name and text of the one SecureString that changes by itself: what was revoked. Cut to fit, as in `parameters`."""
+    return f"{prefix(stack)}/{BLOCKLIST}", _fitting(blocklist)
+
+
+def _fitting(blocklist: Sequence[str]) -> str:
+    kept = list(blocklist)
+    while len(blocklist_file(kept).encode()) > MOST_PARAMETER:
+        kept.pop(0)
+    return blocklist_file(kept)
+
+
 def _file(name: str) -> str:
     return files("lamplighter.mesh").joinpath("files", name).read_text(encoding="utf-8")
 
 
-__all__ = ["MOST_PARAMETER", "MOST_USER_DATA", "parameters", "prefix", "user_data"]
+__all__ = ["MOST_PARAMETER", "MOST_USER_DATA", "blocklist_parameter", "parameters", "prefix", "user_data"]

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Container, Containerised, Engine
 from lamplighter.mesh.authority import Issued, OnlineAuthority
 from lamplighter.mesh.errors import MeshError
+from lamplighter.mesh.lighthouse import blocklist_parameter
 from lamplighter.mesh.nodes import gpu_config
 from lamplighter.providers.aws.client import Aws, AwsError, in_thread
 from lamplighter.providers.aws.groups import Groups
@@ -271,11 +272,22 @@ class Admission:
                     await in_thread(revoke)
             except MeshError as error:
                 raise ProviderError(f"The certificate of {machine.id} could not be revoked: {error.message}.") from error
+            await self._tell_lighthouse(manifest, authority.blocklist())
         try:
             await self._aws.call("s3", "delete_object", Bucket=manifest.bucket, Key=self._key(manifest, machine.id))
         except AwsError as error:
             if error.aws_code not in ("NoSuchKey", "NoSuchBucket"):
                 raise
+
+    async def _tell_lighthouse(self, manifest: Manifest, blocklist: Sequence[str]) -> None:
+        """Hand the blocklist to the stack's own lighthouse, which reads it every minute. It only introduces: nodes refuse what is revoked themselves."""
+        if manifest.lighthouse is None:
+            return
+        name, text = blocklist_parameter(manifest.stack, blocklist)
+        try:
+            await self._aws.call("ssm", "put_parameter", Name=name, Value=text, Type="SecureString", Overwrite=True)
+        except ProviderError as error:
+            self._log.warning("the lighthouse could not be told what is revoked", error=error.message, next_step=error.next_step)
 
     async def _hub_token(self, manifest: Manifest, config: ModelConfig, model: str) -> str | None:
         """Put the hub's token into the stack's secret, unless it is there; the secret's name. Raises ProviderError."""
