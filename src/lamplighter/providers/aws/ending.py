@@ -68,24 +68,32 @@ class Ending:
     async def _end(self, machine: Machine) -> None:
         """Ask the node, which saves its logs; if it does not end itself soon, end it by name."""
         node = self._poller.node(machine)
+        told = node.failure is not None  # a node that failed is about to end itself, and is saving its logs
         if node.met_at is not None and machine.overlay is not None:
             try:
-                await self._poller.dialer.end(
-                    machine.overlay, self._keys.agent(machine.id, machine.replica), "asked", timeout=1.5
-                )
-                until = self._clock.monotonic() + END_GRACE
-                while self._clock.monotonic() < until:
-                    self._poller.hurry()
-                    await self._clock.sleep(_LOOK)
-                    if not self._counted(machine):
-                        return
-                await self._poller.refresh()  # both of us lowering the capacity would end another instance
-                if not self._counted(machine):
-                    return
+                token = self._keys.agent(machine.id, machine.replica)
+                await self._poller.dialer.end(machine.overlay, token, "asked", timeout=1.5)
+                told = True
             except ProviderError as error:
                 self._log.debug("a node could not be asked to end itself", instance=machine.id, error=error.message)
+        if told and await self._ends_itself(machine):
+            return
         await self._terminate(machine)
         self._poller.hurry()
+
+    async def _ends_itself(self, machine: Machine) -> bool:
+        """Give it its time; whether it is gone, or on its way."""
+        until = self._clock.monotonic() + END_GRACE
+        while self._clock.monotonic() < until:
+            self._poller.hurry()
+            await self._clock.sleep(_LOOK)
+            if not self._counted(machine):
+                return True
+        try:
+            await self._poller.refresh()  # both of us lowering the capacity would end another instance
+        except ProviderError as error:
+            self._log.debug("what became of a node is not known", instance=machine.id, error=error.message)
+        return not self._counted(machine)
 
     def _counted(self, machine: Machine) -> bool:
         """Whether the instance still lives and its group still counts it."""
