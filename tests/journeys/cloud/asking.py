@@ -84,35 +84,47 @@ def beside(show: Show, tokens: int, **options: Any) -> tuple[threading.Thread, l
 
 @dataclass(frozen=True)
 class Times:
-    """A wake taken apart. `overhead`: what is in none of its stages."""
+    """A wake taken apart: each step with its seconds, and whether it is a stage (or the machine's own start) or ours."""
 
-    rows: list[tuple[str, float]]
-    whole: float
-    overhead: float
+    steps: list[tuple[str, float, bool]]
+
+    @property
+    def whole(self) -> float:
+        return sum(seconds for _, seconds, _ in self.steps)
+
+    @property
+    def overhead(self) -> float:
+        """What is in no stage: our own code, and what it waited for without need."""
+        return sum(seconds for _, seconds, ours in self.steps if ours)
 
     def table(self, title: str) -> str:
         """For people."""
-        rows = [
-            *self.rows,
-            ("from the question to the first token", self.whole),
-            ("of which our own, beside the stages", self.overhead),
-        ]
-        return "\n".join([f"\n{title}", *(f"  {name:<50}{seconds:6.2f} s" for name, seconds in rows)])
+        rows = [(f"{name}{' *' if ours else ''}", seconds) for name, seconds, ours in self.steps]
+        rows += [("from the question to the first token", self.whole), ("of which * our own, beside the stages", self.overhead)]
+        return "\n".join([f"\n{title}", *(f"  {name:<58}{seconds:6.2f} s" for name, seconds in rows)])
 
 
 def times(show: Show, answer: Answer, instance: str) -> Times:
-    """By the clocks of the emulated AWS (its two delays are known), of the node and of the client."""
+    """By the clocks of the emulated AWS, the node, the store and the client, which are one machine's."""
     wake = next(one for one in show.wakes() if one["started_at"] >= answer.asked_at)
     stages = {one["name"]: one for one in json.loads(wake["stages"])}
-    running = show.running_at[instance]
-    capacity = show.aws.pace.launch + show.aws.pace.pending
-    machine = max(0.0, stages["boot"]["started_at"] - running)
-    rows = [("capacity (the emulated AWS's own delays)", capacity), ("the machine starts (until its agent runs)", machine)]
-    for name, words in (
-        ("boot", "boot (agent runs -> assignment read)"),
-        ("mesh", "mesh (until the keeper's first dial is answered)"),
-        ("pull", "pull (stand-in for docker)"),
-        ("load", "load (pretended vLLM)"),
-    ):
-        rows.append((words, stages[name]["ended_at"] - stages[name]["started_at"]))
-    return Times(rows, answer.first, answer.first - sum(seconds for _, seconds in rows))
+    happened = [
+        (at, what) for at, who, what in show.aws.history if at >= answer.asked_at and (who == instance or what == "desired 1")
+    ]
+    desired, running = (next(at for at, what in happened if what == wanted) for wanted in ("desired 1", "running"))
+    marks = [
+        ("request held, order written, AWS's dead-man pushed", desired, True),
+        ("capacity: desired 1 -> the instance runs", running, False),
+        ("the machine starts: kernel, user data, agent", stages["boot"]["started_at"], False),
+        ("boot: hello -> certificate -> assignment read", stages["boot"]["ended_at"], False),
+        ("mesh: overlay up -> the keeper's first dial answered", stages["mesh"]["ended_at"], False),
+        ("pull", stages["pull"]["ended_at"], False),
+        ("load", stages["load"]["ended_at"], False),
+        ("the keeper sees it and says ready", wake["ended_at"], True),
+        ("the held request is sent, the first token comes back", answer.asked_at + answer.first, True),
+    ]
+    steps, before = [], answer.asked_at
+    for name, at, ours in marks:
+        steps.append((name, at - before, ours))
+        before = at
+    return Times(steps)

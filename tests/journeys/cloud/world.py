@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,10 +57,10 @@ class Show:
     url: str
     home: Machine
     lighthouse: Machine
-    running_at: dict[str, float]
-    """When each instance began to run, Unix seconds."""
 
     threads: ThreadPoolExecutor
+    overheads: list[float] = field(default_factory=list)
+    """Of each wake that was measured: seconds in none of its stages."""
 
     def at_home(self, call: Callable[[], T]) -> T:
         """Do something inside of home's network, always in the same thread: what a thread starts may end with it."""
@@ -80,10 +80,8 @@ class Show:
         eventually(self._at_rest, what=f"it is asleep: {self.server.model(MODEL)}", timeout=timeout)
 
     def _at_rest(self) -> bool:
-        """Asleep, and a failed wake before would not keep the next request from waking it."""
-        model = self.server.model(MODEL)
-        retry_at = (model["failure"] or {}).get("retry_at") or 0.0
-        return model["state"] in ("asleep", "failed") and retry_at < time.time()
+        """Asleep, also after a wake that failed."""
+        return self.server.model(MODEL)["state"] in ("asleep", "failed")
 
     def revoked(self) -> list[str]:
         """Fingerprints on home's blocklist."""
@@ -178,10 +176,8 @@ def show(folder: Path) -> Iterator[Show]:
         pid.write_text(str(home.process.pid))
         server = Server(data, _config(home.folder, passphrase, pid), environment=aws.environment(url))
         cloud = stack.enter_context(CloudMachines(aws, lab, folder / "cloud"))
-        running_at: dict[str, float] = {}
-        aws.on_instance(lambda instance: running_at.update({instance: time.time()}))
         threads = stack.enter_context(dwelling(home.namespace))
-        made = Show(aws, lab, cloud, server, manifest, url, home, lighthouse, running_at, threads)
+        made = Show(aws, lab, cloud, server, manifest, url, home, lighthouse, threads)
         print(f"\nTerraform's stack: applied in {took:.0f} s")
         made.at_home(server.start)
         try:

@@ -218,6 +218,11 @@ class Emulator:
         return self._world.quotas
 
     @property
+    def history(self) -> list[tuple[float, str, str]]:
+        """When (Unix seconds) what happened to which group or instance: `desired N`, `pending`, `running`, ..."""
+        return list(self._world.history)
+
+    @property
     def calls(self) -> list[str]:
         """What people (the keeper) asked for so far, such as `autoscaling:SetDesiredCapacity`."""
         return self._world.calls

@@ -65,6 +65,7 @@ def settle(group: Any, wanted: int, who: str) -> None:
     before = group.desired_capacity or 0
     group.desired_capacity = wanted
     if wanted != before:
+        current().history.append((current().now(), group.name, f"desired {wanted}"))
         group.cause = f"{who} changing the desired capacity from {before} to {wanted}"
     reconcile(group)
 

@@ -99,6 +99,7 @@ def _begin(record: Record) -> None:
 
 def _set(record: Record, name: str, code: int) -> None:
     record.instance._state = InstanceState(name, code)  # noqa: SLF001 - moto has no other way
+    current().history.append((current().now(), record.instance.id, name))
     events.state_changed(record, name)
 
 

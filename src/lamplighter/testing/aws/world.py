@@ -91,6 +91,8 @@ class World:
             """What a node's credentials were refused, for tests to look at."""
             self.calls: list[str] = []
             """What people (the keeper) asked for, such as `autoscaling:SetDesiredCapacity`, in order."""
+            self.history: list[tuple[float, str, str]] = []
+            """When what happened to which group or instance: `desired N` of a group, an instance's states."""
             self.cut_off = False
             """Whether people reach AWS no more: home's internet is down, or the keeper is dead. Nodes still do."""
             self.cut_after: tuple[str, int] | None = None
