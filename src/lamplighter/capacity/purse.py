@@ -118,7 +118,7 @@ class Purse:
     def _fixed(self) -> Rate | None:
         """The configured price, for capacity that tells none of its own."""
         price = self._config.price
-        return None if price is None else Rate(nanos_of(price.money), price.money.currency, f"the price of the pool {self._name}")
+        return None if price is None else Rate(nanos_of(price.money), price.money.currency, f"pool {self._name}")
 
     # --- the next wake ------------------------------------------------------------------------------------------------------------------
 

@@ -32,19 +32,19 @@ _INIT = r"""
 set -e
 at=$1
 mount -t tmpfs -o size=512m,mode=755 tmpfs "$at"
-mkdir "$at"/up "$at"/work "$at"/root
-mount -t overlay overlay -o "lowerdir=/,upperdir=$at/up,workdir=$at/work" "$at/root"
-mount -t proc proc "$at/root/proc"
-mount -t tmpfs tmpfs "$at/root/run"
-mount -t tmpfs -o mode=1777 tmpfs "$at/root/tmp"
-mount -t tmpfs -o mode=755 tmpfs "$at/root/dev"
-for name in null zero full random urandom; do cp -a /dev/$name "$at/root/dev/"; done
-mkdir -p "$at/root/dev/net" "$at/root/dev/shm" "$at/root/dev/disk/by-id" "$at/root/standins"
-cp -a /dev/net/tun "$at/root/dev/net/tun"
-ln -s /proc/self/fd "$at/root/dev/fd"
-cp -a "$2"/. "$at/root/standins/"
-cat "$2"/hosts >> "$at/root/etc/hosts"
-exec chroot "$at/root" /usr/bin/env -i PATH=/standins/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+mkdir "$at"/up "$at"/work "$at"/whole
+mount -t overlay overlay -o "lowerdir=/,upperdir=$at/up,workdir=$at/work" "$at/whole"
+mount -t proc proc "$at/whole/proc"
+mount -t tmpfs tmpfs "$at/whole/run"
+mount -t tmpfs -o mode=1777 tmpfs "$at/whole/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$at/whole/dev"
+for name in null zero full random urandom; do cp -a /dev/$name "$at/whole/dev/"; done
+mkdir -p "$at/whole/dev/net" "$at/whole/dev/shm" "$at/whole/dev/disk/by-id" "$at/whole/standins"
+cp -a /dev/net/tun "$at/whole/dev/net/tun"
+ln -s /proc/self/fd "$at/whole/dev/fd"
+cp -a "$2"/. "$at/whole/standins/"
+cat "$2"/hosts >> "$at/whole/etc/hosts"
+exec chroot "$at/whole" /usr/bin/env -i PATH=/standins/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   SSL_CERT_FILE=/standins/ca.pem bash -c 'bash /standins/user-data; while :; do sleep 1; done'
 """
 
