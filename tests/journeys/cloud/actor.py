@@ -6,6 +6,7 @@ by TLS, metadata is at 169.254.169.254. What the machine does not really do is i
 
 import contextlib
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -74,6 +75,12 @@ class CloudMachine:
         with contextlib.suppress(OSError):
             return self.path(f"/var/log/lamplighter/{name}.log").read_text(errors="replace")
         return ""
+
+    def leased(self) -> bool:
+        """Whether its agent was given a lease."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(self.path("/var/lib/lamplighter/deadman.json").read_text())["until"] is not None
+        return False
 
     def logs(self) -> str:
         """All of them, shortened, for a test that failed."""

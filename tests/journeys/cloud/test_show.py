@@ -130,9 +130,11 @@ def _cut(show: Show) -> None:
     show.asleep()
     show.cloud.flags = "--fake-tokens-per-second 2 --fake-tokens 400"
     thread, answers = beside(show, 400)
-    eventually(lambda: show.server.model(MODEL)["state"] == "awake", what="it is awake")
+    try:
+        eventually(lambda: show.cloud.living and show.cloud.living[0].leased(), what=f"it is leased; {show.story()}")
+    finally:
+        show.cloud.flags = ""
     (machine,) = show.cloud.living
-    time.sleep(2)
     show.home.cut()
     cut = time.monotonic()
     try:
@@ -140,10 +142,10 @@ def _cut(show: Show) -> None:
         took = time.monotonic() - cut
         assert show.aws.instance(machine.id).state in ("shutting-down", "terminated")
         assert not any(show.groups().values()), "nothing is launched in its place"
+        assert "the node ends: lease" in show.log_of(machine.id, "agent")
     finally:
         show.home.restore()
     print(f"\nHome's link is cut: the node ended after {took:.1f} s (lease {LEASE:g} s, drain {DRAIN:g} s)")
-    show.cloud.flags = ""
     thread.join(90)
     assert answers, "whoever waited was answered or told"
     assert answers[0].done or answers[0].error is not None, "no answer ends silently"
@@ -194,8 +196,7 @@ def _failed_boot(show: Show) -> None:
     assert not any(show.groups().values())
     made = show.aws.instances()[before:]
     assert len(made) == 1, "what can never work is not tried again and again"
-    bucket, key = show.manifest["bucket"], f"nodes/{made[0].sender}/logs/agent.log"
-    assert "the node ends" in show.object(bucket, key), "its logs can be read after its death"
+    assert "the node ends" in show.log_of(made[0].id, "agent"), "its logs can be read after its death"
 
 
 def test_our_own_share_of_a_wake(installation: Show) -> None:

@@ -98,11 +98,12 @@ class Show:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute("SELECT * FROM wakes ORDER BY id")]
 
-    def object(self, bucket: str, key: str) -> str:
-        """An object of S3, as the emulator keeps it."""
+    def log_of(self, instance: str, name: str) -> str:
+        """What a node saved of its logs in S3 before it ended; "" when nothing."""
         from moto.s3.models import s3_backends
 
-        found = s3_backends["123456789012"]["aws"].get_object(bucket, key)
+        key = f"nodes/{self.aws.instance(instance).sender}/logs/{name}.log"
+        found = s3_backends["123456789012"]["aws"].get_object(self.manifest["bucket"], key)
         return "" if found is None else str(found.value.decode())
 
     def story(self) -> str:
