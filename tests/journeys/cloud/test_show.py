@@ -7,6 +7,7 @@ agent, `lamplighter up`. Pretended: AWS itself (`lamplighter.testing.aws`) and w
 import subprocess
 import time
 
+import httpx
 import pytest
 
 from lamplighter.mesh import certificates
@@ -19,12 +20,8 @@ SLACK = 12.0
 """Seconds of a busy machine."""
 
 
-def test_the_show(installation: Show) -> None:
-    """The whole promise at once: a request to a sleeping model is held, a machine comes, answers, is taken, is replaced, and goes."""
-    installation.at_home(lambda: _show(installation))
-
-
 def _show(show: Show) -> None:
+    """The whole promise at once: a request to a sleeping model is held, a machine comes, answers, is taken, is replaced, and goes."""
     assert show.aws.instances() == []
     # As on any day but the first second of it: prices were read, so AWS was talked to before.
     eventually(lambda: show.server.model(MODEL)["quote"], what="the price of a wake is known")
@@ -44,7 +41,7 @@ def _show(show: Show) -> None:
     assert {"capacity", "boot", "mesh"} & set(first.stages), first.comments
     measured = times(show, first, noticed[0])
     print(measured.table("A wake, emulated AWS, direct, stand-ins for docker and GPU:"))
-    assert measured.overhead < 1.0, measured.table("too slow")
+    show.overheads.append(measured.overhead)
 
     # The spot notice came in the middle of that answer: it was finished on the machine that is taken, another one came meanwhile.
     assert first.done
@@ -100,12 +97,8 @@ def _woken(show: Show) -> CloudMachine:
     return machine
 
 
-def test_the_lighthouse_dies(installation: Show) -> None:
-    """A lighthouse that is gone would take running conversations with it."""
-    installation.at_home(lambda: _lighthouse(installation))
-
-
 def _lighthouse(show: Show) -> None:
+    """A lighthouse that is gone would take running conversations with it."""
     show.asleep()
     show.cloud.flags = ""
     _woken(show)
@@ -121,12 +114,8 @@ def _lighthouse(show: Show) -> None:
     show.asleep()
 
 
-def test_homes_link_is_cut(installation: Show) -> None:
-    """Home without internet would leave a machine that bills for ever."""
-    installation.at_home(lambda: _cut(installation))
-
-
 def _cut(show: Show) -> None:
+    """Home without internet would leave a machine that bills for ever."""
     show.asleep()
     show.cloud.flags = "--fake-tokens-per-second 2 --fake-tokens 400"
     thread, answers = beside(show, 400)
@@ -153,12 +142,8 @@ def _cut(show: Show) -> None:
     show.asleep()
 
 
-def test_no_spot_capacity(installation: Show) -> None:
-    """Without spot machines nobody would get an answer, although on-demand ones are allowed."""
-    installation.at_home(lambda: _no_capacity(installation))
-
-
 def _no_capacity(show: Show) -> None:
+    """Without spot machines nobody would get an answer, although on-demand ones are allowed."""
     show.asleep()
     show.aws.capacity.none("spot")
     try:
@@ -176,12 +161,8 @@ def _no_capacity(show: Show) -> None:
     assert not any(show.groups().values())
 
 
-def test_a_boot_that_fails(installation: Show) -> None:
-    """A wrong image would be waited for until the deadline, without a word, and bill meanwhile."""
-    installation.at_home(lambda: _failed_boot(installation))
-
-
 def _failed_boot(show: Show) -> None:
+    """A wrong image would be waited for until the deadline, without a word, and bill meanwhile."""
     before = len(show.aws.instances())
     show.cloud.fail = "Error response from daemon: manifest for vllm/vllm-openai:v0 not found: manifest unknown"
     try:
@@ -199,9 +180,33 @@ def _failed_boot(show: Show) -> None:
     assert "the node ends" in show.log_of(made[0].id, "agent"), "its logs can be read after its death"
 
 
-def test_our_own_share_of_a_wake(installation: Show) -> None:
-    """Seconds that are nobody's stage are seconds that everybody waits for nothing. The best of these wakes: a busy machine only adds."""
-    if not installation.overheads:
-        pytest.skip("no wake was measured in this run")
+JOURNEYS = {
+    "the whole show": _show,
+    "the lighthouse dies": _lighthouse,
+    "home's link is cut": _cut,
+    "no spot capacity": _no_capacity,
+    "a boot that fails": _failed_boot,
+}
+"""In this order, on one installation: applying the stack takes longer than any of them."""
+
+
+@pytest.mark.timeout(900)
+def test_the_cloud(installation: Show) -> None:
+    """What `JOURNEYS` say; and seconds that are nobody's stage are seconds that everybody waits for nothing."""
+    failed: list[Exception] = []
+    for name, journey in JOURNEYS.items():
+        began = time.monotonic()
+        try:
+            installation.at_home(lambda journey=journey: journey(installation))  # type: ignore[misc]
+        except (AssertionError, OSError, ValueError, LookupError, httpx.HTTPError) as error:
+            error.add_note(f"in the journey: {name}")
+            failed.append(error)
+        print(
+            f"\n{name}: {'failed' if failed and name in str(failed[-1].__notes__) else 'well'}, {time.monotonic() - began:.0f} s"
+        )
+    if failed:
+        raise ExceptionGroup("journeys failed", failed)
     print(f"\nOur own share of the wakes: {', '.join(f'{one:.2f} s' for one in installation.overheads)}")
+    # The best of several: a busy machine only adds.
     assert min(installation.overheads) <= 1.0
+    assert installation.cloud.problems == []
