@@ -90,8 +90,9 @@ class CloudMachine:
 class CloudMachines:
     """`with CloudMachines(aws, lab, folder)`. `flags`: further flags of the pretended vLLM; `fail`: what pulling the image says as it fails."""
 
-    def __init__(self, aws: Emulator, lab: Lab, folder: Path) -> None:
+    def __init__(self, aws: Emulator, lab: Lab, folder: Path, bucket: str) -> None:
         self.aws = aws
+        self.bucket = bucket
         self.lab = lab
         self.folder = folder
         self.flags = ""
@@ -167,8 +168,7 @@ class CloudMachines:
         region = self.aws.region
         services = ("sqs", "autoscaling", "ec2", "secretsmanager", "api.ecr", "monitoring", "logs")
         names = [f"{service}.{region}.amazonaws.com" for service in services]
-        buckets = [one["Name"] for one in self.aws.client("s3").list_buckets()["Buckets"]]
-        names += [f"{bucket}.s3.{region}.amazonaws.com" for bucket in buckets]
+        names.append(f"{self.bucket}.s3.{region}.amazonaws.com")
         (given / "hosts").write_text("".join(f"{BRIDGE} {name}\n" for name in names))
         body = f'{{\\"instance\\": \\"{machine.id}\\"}}'
         shut_down = (

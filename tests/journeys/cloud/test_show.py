@@ -64,8 +64,6 @@ def _show(show: Show) -> None:
     print(f"  {'idle until nothing runs (sleep_after ' + f'{SLEEP_AFTER:g} s)':<58}{time.monotonic() - idle:6.2f} s")
     assert len(show.aws.instances()) == 2
     eventually(lambda: len(show.revoked()) == 2, what=f"both certificates are revoked: {show.revoked()}")
-    assert not [text for text in show.aws.denied if "not authorized" in text]
-    assert show.cloud.problems == []
 
 
 def _has_its_own_certificate(show: Show, machine: CloudMachine) -> None:
@@ -210,3 +208,5 @@ def test_the_cloud(installation: Show) -> None:
     # The best of several: a busy machine only adds.
     assert min(installation.overheads) <= 1.0
     assert installation.cloud.problems == []
+    # Neither keeper nor nodes tried what Terraform's policies do not allow.
+    assert not [text for text in installation.aws.denied if "not authorized" in text]

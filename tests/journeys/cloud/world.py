@@ -172,11 +172,16 @@ def show(folder: Path) -> Iterator[Show]:
         applied = stack.enter_context(applied_stack(aws, variables, folder / "terraform"))
         took = time.monotonic() - began
         manifest = _shorten(aws, applied.manifest)
+        # From here on Lamplighter may do no more than the policy that the module makes for it.
+        document = next(one for one in applied.resources() if one["address"].endswith("aws_iam_policy.keeper"))["values"][
+            "policy"
+        ]
+        aws.hold_to(json.loads(document))
         pid = folder / "home.pid"
         assert home.process is not None
         pid.write_text(str(home.process.pid))
         server = Server(data, _config(home.folder, passphrase, pid), environment=aws.environment(url))
-        cloud = stack.enter_context(CloudMachines(aws, lab, folder / "cloud"))
+        cloud = stack.enter_context(CloudMachines(aws, lab, folder / "cloud", manifest["bucket"]))
         threads = stack.enter_context(dwelling(home.namespace))
         made = Show(aws, lab, cloud, server, manifest, url, home, lighthouse, threads)
         print(f"\nTerraform's stack: applied in {took:.0f} s")

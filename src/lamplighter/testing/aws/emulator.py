@@ -235,6 +235,10 @@ class Emulator:
         """Cut off right behind the next `count`-th call whose name ends so."""
         self._world.cut_after = (action, count)
 
+    def hold_to(self, policy: dict[str, Any] | None) -> None:
+        """From now on people (the keeper) may do only what this IAM policy allows; None: everything again."""
+        self._world.keeper_policy = policy
+
     @property
     def is_cut_off(self) -> bool:
         """Whether it is so."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -91,11 +92,17 @@ class NodeFactory:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def own_overlay() -> str:
+    """A loopback address of the mesh that no other test process of this machine uses."""
+    process = os.getpid()
+    return f"127.77.{128 + process % 120}.{1 + process // 120 % 250}"
+
+
 def assignment_of(aws: Emulator, manifest: Mapping[str, Any], machine: Machine, **changes: Any) -> dict[str, Any]:
     """Write an assignment for a node, as the keeper does; what was written. For tests without a keeper."""
     pool = manifest["pools"][str(machine.pool)]
     assignment: dict[str, Any] = {
-        "version": 1, "instance": machine.id, "replica": "aws-test", "model": "m", "overlay": "127.77.128.1",
+        "version": 1, "instance": machine.id, "replica": "aws-test", "model": "m", "overlay": own_overlay(),
         "nebula": {"config.yml": "pki: {}\n", "ca.crt": "", "node.crt": ""}, "agent_token": "agent-token",
         "engine": {
             "kind": "vllm", "image": "vllm/vllm-openai", "arguments": [], "environment": {}, "key": "engine-key", "secrets": {},
@@ -108,4 +115,4 @@ def assignment_of(aws: Emulator, manifest: Mapping[str, Any], machine: Machine, 
     return assignment
 
 
-__all__ = ["NodeFactory", "assignment_of"]
+__all__ = ["NodeFactory", "assignment_of", "own_overlay"]

@@ -46,6 +46,8 @@ class Front:
                 caller = callers.identify(environ, body)
                 if caller is not None:
                     policy.check(caller, environ, body)
+                elif world.keeper_policy is not None:
+                    policy.check(policy.Keeper(world.keeper_policy, service, _region(environ)), environ, body)
         except NotEmulatedError as error:
             return _refuse(environ, start, service, "InvalidClientTokenId", str(error))
         except DeniedError as error:
@@ -104,6 +106,14 @@ def _service(environ: dict[str, Any]) -> str:
         return str(header.split("Credential=", 1)[1].split(",")[0].split("/")[3])
     except IndexError:
         return "s3"
+
+
+def _region(environ: dict[str, Any]) -> str:
+    header = environ.get("HTTP_AUTHORIZATION", "")
+    try:
+        return str(header.split("Credential=", 1)[1].split("/")[2])
+    except IndexError:
+        return ""
 
 
 def _refuse(environ: dict[str, Any], start: Start, service: str, code: str, message: str) -> Iterable[bytes]:

@@ -93,6 +93,8 @@ class World:
             """What people (the keeper) asked for, such as `autoscaling:SetDesiredCapacity`, in order."""
             self.history: list[tuple[float, str, str]] = []
             """When what happened to which group or instance: `desired N` of a group, an instance's states."""
+            self.keeper_policy: dict[str, Any] | None = None
+            """What people may do; None: everything."""
             self.cut_off = False
             """Whether people reach AWS no more: home's internet is down, or the keeper is dead. Nodes still do."""
             self.cut_after: tuple[str, int] | None = None

@@ -1,4 +1,4 @@
-"""One emulator for all of these tests, emptied before each: its time stands still unless a test moves it."""
+"""One emulator for the tests of a file (there can be one in a process), emptied before each: its time stands still unless a test moves it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from lamplighter.testing.aws import Emulator, PoolSeed
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     with Emulator(threaded=False) as aws:
         yield aws

@@ -158,3 +158,45 @@ class TestGuard:
         )
         with pytest.raises(ClientError, match="looks like a real one"):
             client.get_caller_identity()
+
+
+OURS = {"aws:ResourceTag/lamplighter:stack": "lamplighter"}
+POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow", "Action": ["autoscaling:Describe*"], "Resource": ["*"],
+            "Condition": {"StringEquals": {"aws:RequestedRegion": "eu-central-1"}},
+        },
+        {
+            "Effect": "Allow", "Action": ["autoscaling:CreateOrUpdateTags"],
+            "Resource": ["arn:aws:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/lamplighter-*"],
+            "Condition": {"StringEquals": OURS, "ForAllValues:StringLike": {"aws:TagKeys": ["lamplighter:*"]}},
+        },
+        {
+            "Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "arn:aws:ec2:*:*:instance/*",
+            "Condition": {"StringEquals": OURS},
+        },
+    ],
+}  # fmt: skip
+
+
+def test_a_keeper_may_do_what_its_policy_allows(aws: Emulator, machines: list[Machine]) -> None:
+    """A policy that is too narrow would be found out at the first wake, by a person; one that is too wide by nobody."""
+    aws.hold_to(POLICY)
+    scaling = aws.client("autoscaling")
+    scaling.describe_auto_scaling_groups()
+    tag = {"ResourceId": GROUP, "ResourceType": "auto-scaling-group", "PropagateAtLaunch": False, "Value": "v"}
+    scaling.create_or_update_tags(Tags=[tag | {"Key": "lamplighter:order:1"}])
+    aws.client("ec2").create_tags(Resources=[machines[0].id], Tags=[{"Key": "lamplighter:replica", "Value": "r"}])
+    with pytest.raises(ClientError, match="not authorized to perform: autoscaling:CreateOrUpdateTags"):
+        scaling.create_or_update_tags(Tags=[tag | {"Key": "another"}])
+    refused: list[tuple[Any, dict[str, Any]]] = [
+        (scaling.set_desired_capacity, {"AutoScalingGroupName": GROUP, "DesiredCapacity": 0}),
+        (aws.client("ec2").terminate_instances, {"InstanceIds": [machines[0].id]}),
+        (aws.client("autoscaling", "eu-west-1").describe_auto_scaling_groups, {}),
+        (aws.client("s3").list_buckets, {}),
+    ]
+    for call, options in refused:
+        with pytest.raises(ClientError, match=r"not authorized|AccessDenied"):
+            call(**options)

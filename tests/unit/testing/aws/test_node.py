@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from lamplighter.testing.aws import Emulator, Fault, Machine, NodeFactory, NodePlan, PoolSeed, assignment_of
+from lamplighter.testing.aws.factory import own_overlay
 
+OVERLAY = own_overlay()
 AUTH = {"authorization": "Bearer agent-token"}
 
 
@@ -57,18 +59,18 @@ def test_a_node_serves_and_ends_when_asked(aws: Emulator, stack: dict[str, Any],
     hello = until(lambda: [one for one in said(aws, stack) if one["kind"] == "hello"])[0]
     assert hello["instance"] == machine.id
     assert "NEBULA X25519 PUBLIC KEY" in hello["public_key"]
-    assignment_of(aws, stack, machine, overlay="127.77.128.9")
+    assignment_of(aws, stack, machine)
     until(nodes.serving)
-    assert httpx.get("http://127.77.128.9:7443/health").json() == {"ok": True}
-    assert httpx.get("http://127.77.128.9:7443/status").status_code == 401
-    assert [stage["name"] for stage in status("127.77.128.9")["stages"]] == ["boot", "mesh", "pull", "load"]
+    assert httpx.get(f"http://{OVERLAY}:7443/health").json() == {"ok": True}
+    assert httpx.get(f"http://{OVERLAY}:7443/status").status_code == 401
+    assert [stage["name"] for stage in status(OVERLAY)["stages"]] == ["boot", "mesh", "pull", "load"]
     answer = httpx.post(
-        "http://127.77.128.9:8000/v1/chat/completions",
+        f"http://{OVERLAY}:8000/v1/chat/completions",
         headers={"authorization": "Bearer engine-key"},
         json={"model": "m", "messages": []},
     )
     assert answer.status_code == 200
-    assert httpx.post("http://127.77.128.9:7443/end", headers=AUTH, json={"reason": "asked"}).status_code == 202
+    assert httpx.post(f"http://{OVERLAY}:7443/end", headers=AUTH, json={"reason": "asked"}).status_code == 202
     until(lambda: nodes.node(machine.id).ended)
     until(lambda: any(one["kind"] == "end" for one in said(aws, stack)))
     until(lambda: aws.instance(machine.id).state == "shutting-down")
@@ -81,7 +83,7 @@ def test_a_lease_that_runs_out_ends_it(aws: Emulator, stack: dict[str, Any], nod
     machine = wake(aws, nodes)
     assignment_of(aws, stack, machine)
     until(nodes.serving)
-    httpx.post("http://127.77.128.1:7443/lease", headers=AUTH, json={"seconds": 0.2}).raise_for_status()
+    httpx.post(f"http://{OVERLAY}:7443/lease", headers=AUTH, json={"seconds": 0.2}).raise_for_status()
     until(lambda: nodes.node(machine.id).ended == "lease")
 
 
@@ -96,7 +98,7 @@ def test_a_failed_boot_has_a_reason(
     machine = wake(aws, nodes)
     assignment_of(aws, stack, machine)
     until(lambda: nodes.node(machine.id).failure)
-    failure = status("127.77.128.1")["failure"]
+    failure = status(OVERLAY)["failure"]
     assert (failure["stage"], failure["reason"]) == (stage, reason)
 
 
@@ -126,13 +128,13 @@ def test_a_dead_agent_leaves_its_engine(aws: Emulator, stack: dict[str, Any], no
 
     def dead() -> bool:
         try:
-            status("127.77.128.1")
+            status(OVERLAY)
         except httpx.TransportError:
             return True
         return False
 
     until(dead)
-    assert httpx.get("http://127.77.128.1:8000/health").status_code == 200
+    assert httpx.get(f"http://{OVERLAY}:8000/health").status_code == 200
 
 
 async def test_a_vanished_machine_takes_everything_with_it(aws: Emulator, stack: dict[str, Any], nodes: NodeFactory) -> None:
@@ -145,7 +147,7 @@ async def test_a_vanished_machine_takes_everything_with_it(aws: Emulator, stack:
 
     def gone() -> bool:
         try:
-            httpx.get("http://127.77.128.1:8000/health", timeout=1)
+            httpx.get(f"http://{OVERLAY}:8000/health", timeout=1)
         except httpx.TransportError:
             return True
         return False
