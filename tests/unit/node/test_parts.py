@@ -336,7 +336,7 @@ def test_nebula_is_started_once_found_again_and_told(tmp_path: Path, monkeypatch
 
 
 def _wait(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -5,6 +5,7 @@ import signal
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_a_failure_keeps_its_words_and_names_a_next_step(terraform: FakeTerrafor
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A run in a shell's background inherits that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_reaches_terraform_once_and_its_state_is_kept(terraform: FakeTerraform, space: Workspace) -> None:
     """A Terraform that is killed forgets what it has just made, and that then bills for ever."""
     terraform.script(hang=True)
