@@ -11,6 +11,9 @@ from lamplighter.core.errors import LamplighterError
 
 _log = structlog.get_logger(__name__)
 
+STOP_LIMIT = 10.0
+"""Seconds that a stop waits for work that was told to end; the calls in it have limits of their own."""
+
 
 class Errands:
     """Of one pool."""
@@ -43,7 +46,8 @@ class Errands:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_LIMIT)
         self._tasks = {}
 
     async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:

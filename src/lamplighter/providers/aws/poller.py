@@ -19,7 +19,7 @@ from lamplighter.providers.aws.client import Aws
 from lamplighter.providers.aws.decide import Action, End, Terms, decide, open_orders, owners, surplus
 from lamplighter.providers.aws.dial import Dialer, DialError
 from lamplighter.providers.aws.ending import END_AGAIN, Ending
-from lamplighter.providers.aws.errands import Errands
+from lamplighter.providers.aws.errands import STOP_LIMIT, Errands
 from lamplighter.providers.aws.groups import Groups
 from lamplighter.providers.aws.letters import Letters
 from lamplighter.providers.aws.mailbox import Mailbox
@@ -136,7 +136,12 @@ class Poller:
         """End all work of this process; whatever was to be ended is ended by name, without waiting for its last words."""
         for loop in self._loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        if (
+            self._loops
+        ):  # each ends at once, but for the call that it is in: that has limits of its own, and is not waited for beyond this one
+            _, left = await asyncio.wait(self._loops, timeout=STOP_LIMIT)
+            if left:
+                self._log.warning("some work does not end", what=sorted(task.get_name() for task in left))
         self._loops = []
         await self.errands.stop()
         await self._ending.at_once()
