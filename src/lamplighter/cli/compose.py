@@ -20,7 +20,17 @@ from lamplighter.capacity.keeper import Keeper
 from lamplighter.cli.keeper_port import KeeperPort
 from lamplighter.cli.roles import Role
 from lamplighter.cli.supervise import supervise
-from lamplighter.config import AwsPool, CommandPool, Config, FakePool, MeshConfig, ModelConfig, PoolConfig, ProcessPool, StaticPool
+from lamplighter.config import (
+    AwsPool,
+    CommandPool,
+    Config,
+    FakePool,
+    MeshConfig,
+    ModelConfig,
+    PoolConfig,
+    ProcessPool,
+    StaticPool,
+)
 from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
 from lamplighter.core.clock import Clock, SystemClock
