@@ -26,6 +26,8 @@ RENEW_EVERY = 10.0
 FAST, CALM = 0.05, 0.25
 """Seconds between rounds while something starts or stops: at first, and after `FAST_FOR` seconds of it."""
 FAST_FOR = 10.0
+SAY_AGAIN = 300.0
+"""Seconds after which a failure that goes on is warned of once more."""
 PAUSE_MAX = 30.0
 """The longest pause after failed rounds, in seconds; it doubles from the keeper's interval on."""
 WHOLE_EVERY = 0.5
@@ -46,6 +48,8 @@ class PoolLoop:
         self._clock = store.clock
         self._interval = float(config.interval)
         self._whole_at: float | None = None
+        self._said: tuple[str, float] | None = None
+        """The last failure that was warned of, and when (monotonic seconds)."""
         self._log = _log.bind(pool=pool.name)
 
     async def run(self) -> None:
@@ -119,7 +123,10 @@ class PoolLoop:
         """Log a failed round; when it is the provider that failed, tell those who wait."""
         text = str(error) or type(error).__name__
         if isinstance(error, LamplighterError | TimeoutError):
-            self._log.warning("the pool could not be kept", error=text)
+            # The same words at every try would hide everything else in the log.
+            again = self._said is not None and self._said[0] == text and self._clock.monotonic() - self._said[1] < SAY_AGAIN
+            (self._log.debug if again else self._log.warning)("the pool could not be kept", error=text)
+            self._said = self._said if again else (text, self._clock.monotonic())
         else:
             self._log.error("the pool could not be kept", exc_info=error)
         if not isinstance(error, ProviderError | TimeoutError):

@@ -282,7 +282,7 @@ class Poller:
                 failures = 0
             except ProviderError as error:
                 failures = min(failures + 1, 5)
-                self._log.warning("AWS could not be looked at", error=error.message)
+                self._log.debug("AWS could not be looked at", error=error.message)  # whoever observes is told, and warns
 
     @property
     def machines(self) -> tuple[Machine, ...]:
