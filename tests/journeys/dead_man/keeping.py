@@ -27,6 +27,7 @@ MESH = MeshConfig.model_validate(
     }
 )  # fmt: skip
 _STEP = 0.15
+_PATIENCE = 30.0
 _lives: set[asyncio.Task[None]] = set()
 
 
@@ -81,6 +82,7 @@ class Keeper:
             installation="test", clock=SystemClock(), authority=lambda: self.papers,
         )  # fmt: skip
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def __aenter__(self) -> "Keeper":
         self._task = asyncio.create_task(self._live())
@@ -91,7 +93,7 @@ class Keeper:
         await self.die()
 
     async def _live(self) -> None:
-        while True:
+        while not self._ended:
             try:
                 self.seen = tuple(await self._provider.observe())
                 await self._provider.scale(Desired({MODEL: self.want}), self.doomed)
@@ -104,22 +106,24 @@ class Keeper:
         """From now on it does nothing more, and cannot: AWS hears nobody but nodes, and no agent hears it."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        _lives.discard(self._task)
-        self._task = None
+        await self._stop()
         if not self.aws.is_cut_off:
             self.aws.cut_off()
-        await self._provider.close()
+        await asyncio.wait_for(self._provider.close(), _PATIENCE)
 
     async def restart(self) -> None:
         """It ends in order, and its successor comes up elsewhere: nothing is cut."""
+        await self._stop()
+        await asyncio.wait_for(self._provider.close(), _PATIENCE)
+
+    async def _stop(self) -> None:
         assert self._task is not None
+        self._ended = True
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait([self._task], timeout=_PATIENCE)
+        assert self._task.done(), "the keeper does not stop"
         _lives.discard(self._task)
         self._task = None
-        await self._provider.close()
 
     @property
     def ready(self) -> Observation | None:
