@@ -45,8 +45,12 @@ def missing() -> str | None:
     made = subprocess.run(
         ["ip", "netns", "add", name := f"{PREFIX}{os.getpid()}-try"], check=False, capture_output=True, text=True
     )
+    # To enter one is more than to make it: it remounts `/`, which a chroot has not mounted.
+    entered = subprocess.run(["ip", "netns", "exec", name, "true"], check=False, capture_output=True, text=True)
     subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-    return f"network namespaces cannot be made: {made.stderr.strip()}" if made.returncode else None
+    if made.returncode:
+        return f"network namespaces cannot be made: {made.stderr.strip()}"
+    return f"network namespaces cannot be entered: {entered.stderr.strip()}" if entered.returncode else None
 
 
 @dataclass

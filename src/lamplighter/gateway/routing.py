@@ -14,7 +14,7 @@ from lamplighter.engines.base import Engine
 from lamplighter.engines.continuing import way_of
 from lamplighter.gateway.breaker import LEVEL, Breaker, Outcome, Report
 from lamplighter.gateway.lane import ANYBODY, Asker, Lane, Reporter, Target
-from lamplighter.gateway.upstream import Upstreams
+from lamplighter.gateway.upstream import Upstream, Upstreams
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.replicas import Replica
 
@@ -23,6 +23,8 @@ __all__ = ["ANYBODY", "Asker", "Lane", "Lanes", "Outcome", "Reporter", "Target"]
 _log = structlog.get_logger(__name__)
 
 _LATEST = ":latest"
+_NO_MORE = frozenset({ReplicaState.LOST, ReplicaState.GONE})
+"""States in which nothing can come from a replica any more."""
 
 _PER_SLOT = 4
 """Requests that the embedded engine gets for each answer that it writes at a time: enough that it never waits for the next one."""
@@ -98,9 +100,14 @@ class Lanes:
                     ready.setdefault(model, []).append(target)
             elif replica.state is ReplicaState.DRAINING and not target.in_flight:
                 draining.append(target)
+        serving = {id(target.upstream) for target in living.values()}
+        states = {replica.id: replica.state for replica in snapshot.replicas}
+        lost: list[Upstream] = []
         for replica_id, target in self._targets.items():
             if replica_id not in living and target.in_flight:
                 living[replica_id] = target  # gone from the store, but a request still hangs on it
+                if states.get(replica_id, ReplicaState.GONE) in _NO_MORE and id(target.upstream) not in serving:
+                    lost.append(target.upstream)
         self._targets = living
         self._upstreams.keep({target.upstream.endpoint for target in living.values()})
         self._follow_models(snapshot.models)
@@ -115,6 +122,10 @@ class Lanes:
                 replicas=tuple(holding.get(name, ())),
                 wake=snapshot.wake_of(name),
             )
+        for (
+            upstream
+        ) in lost:  # a machine that was switched off closes nothing: its streams would hang until they were silent for too long
+            upstream.lose("the replica is gone")
         for target in draining:  # only now, when no lane sends there any more
             if self.reporter is not None:
                 self.reporter.emptied(target)

@@ -174,6 +174,11 @@ class Upstream:
             del self._idle[connection]
             connection.close()
 
+    def lose(self, detail: str) -> None:
+        """The machine behind it is gone: running exchanges fail as lost, now and not when their silence has become too long."""
+        for connection in list(self.busy):
+            connection.fail(Cause.LOST, detail)
+
     def close(self) -> None:
         """Close everything; running exchanges fail as lost."""
         self._closed = True

@@ -124,13 +124,14 @@ class Agent:
                     self.aws.put(f"nodes/{self.sender}/logs/{name}.log", text.encode(), timeout=3)
 
     def _terminate(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             try:
                 self._identify()
-                return self.aws.terminate(self.instance)
+                self.aws.terminate(self.instance)
+                return
             except (OSError, ValueError, KeyError) as error:
                 log.warning("AWS does not end this instance: %s", error)
-            time.sleep(1)
+            self._stopped.wait(1)
 
     # -- the life of a node
 

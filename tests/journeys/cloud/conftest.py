@@ -7,7 +7,7 @@ import pytest
 from tests.journeys.cloud.world import Show, missing, show
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Show]:
     if reason := missing():
         pytest.skip(reason)

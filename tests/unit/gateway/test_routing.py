@@ -1,6 +1,8 @@
 """Routing through a real gateway on a real socket: other names, other models, other replicas, and endpoints that fail."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -319,3 +321,43 @@ async def test_places_follow_the_model_and_its_engine() -> None:
     config = config_of(models=models, pools={**NAS, "here": {"kind": "process"}}, gateway={"max_upstream_connections": 500})
     async with running(config) as rig:
         assert {lane.name: lane.places for lane in rig.gateway._lanes} == {"small": 12, "large": 500, "told": 7}
+
+
+# -- a machine that is gone
+
+
+async def first_words(lines: AsyncIterator[str]) -> None:
+    """Read until the engine said something."""
+    async for line in lines:
+        if "content" in line and json.loads(line[6:])["choices"][0]["delta"].get("content"):
+            return
+
+
+async def test_a_stream_ends_at_once_when_its_machine_is_gone() -> None:
+    """A machine that was switched off closes no connection: people would look at half a sentence for two minutes before it is said to be lost."""
+    async with FakeEngine(model="big", tokens_per_second=0.5) as engine, running() as rig:
+        replica = await rig.ready(engine.url)
+        body = {"model": "big", "stream": True, "tools": [], "messages": [{"role": "user", "content": "hello"}]}
+        async with asyncio.timeout(10), rig.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.aiter_lines()
+            await first_words(lines)
+            await rig.advance(replica, ReplicaState.LOST)
+            rest = [line async for line in lines if line]
+        assert "upstream_lost" in rest[-1]
+        assert "[DONE]" not in "".join(rest)
+        await rig.until_idle()
+
+
+async def test_a_model_that_leaves_a_server_cuts_nobody_else_there() -> None:
+    """Several models on one server share its connections: unloading one would end the others' answers."""
+    async with FakeEngine(model="big", tokens_per_second=30, tokens=12) as engine, running() as rig:
+        gone = await rig.ready(engine.url)
+        await rig.ready(engine.url)
+        body = {"model": "big", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+        async with asyncio.timeout(10), rig.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.aiter_lines()
+            await first_words(lines)
+            await rig.advance(gone, ReplicaState.LOST)
+            rest = [line async for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        await rig.until_idle()

@@ -523,12 +523,12 @@ class Agent:
     if (text := f.log(name, LOG_LIMIT)):
      f.aws.put(f'nodes/{f.sender}/logs/{name}.log', text.encode(), timeout=3)
  def _terminate(f):
-  while True:
+  while not f._stopped.is_set():
    try:
-    f._identify();return f.aws.terminate(f.instance)
+    f._identify();f.aws.terminate(f.instance);return
    except (OSError, ValueError, KeyError) as n:
     log.warning('AWS does not end this instance: %s', n)
-   time.sleep(1)
+   f._stopped.wait(1)
  @property
  def sender(f):
   return f'{f.settings.node_role_id}:{f.instance}'

@@ -325,10 +325,17 @@ class Poller:
             return
         if status.instance != machine.id:
             return  # an address that had another node a moment ago
-        was_ready = node.ready_at is not None
+        was_ready, first = node.ready_at is not None, node.met_at is None
         node.hear(status, self._clock.time())
         if node.ready_at is not None and not was_ready and machine.ordered_at:
             self.boots = [*self.boots[-9:], node.ready_at - machine.ordered_at]
+        if first:  # from now on the lease bounds it, and not the boot deadline: the next renewal may be seconds away
+            self.errands.start(f"lease {machine.id}", self._first_lease(machine, token))
+
+    async def _first_lease(self, machine: Machine, token: str) -> None:
+        assert machine.overlay is not None  # noqa: S101 - it was just asked there
+        _, part = await self._manifests.pool(self.name)
+        await self.dialer.lease(machine.overlay, token, part.lease)
 
     def _judge_mesh(self, machine: Machine, node: Node) -> None:
         """Whether it is time to say that a node that has everything will not be reached."""

@@ -112,7 +112,7 @@ def config() -> Config:
     return parse(YAML)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     with Emulator(threaded=False) as aws:
         yield aws
