@@ -136,8 +136,8 @@ async def test_a_spot_notice_is_told_and_then_the_loss(world: AwsWorld) -> None:
     (lost,) = await world.until(lambda seen: seen[0].presence is Presence.ENDED)
     assert lost.loss is LossReason.SPOT_RECLAIMED
     await world.provider.scale(Desired({}), frozenset({one.handle}))
-    assert not await world.until(lambda seen: not seen)
-    assert world.desired() == 0, "AWS's group must not replace it"
+    # Where the group was quicker than we and has replaced it, the replacement is a surplus, and ended as such half a minute later.
+    assert not await world.until(lambda seen: not seen and world.desired() == 0 and not world.live(), limit=60)
 
 
 async def test_a_restarted_keeper_adopts_in_every_phase(world: AwsWorld) -> None:

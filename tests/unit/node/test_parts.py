@@ -311,7 +311,12 @@ def test_nebula_is_started_once_found_again_and_told(tmp_path: Path, monkeypatch
     """It outlives a killed agent; the next one must not start a second on the same device, and a new certificate reaches it."""
     program = tmp_path / "bin" / "nebula"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/bash\ntrap 'echo again >>{tmp_path}/hups' HUP\necho up\nwhile :; do sleep 0.05; done\n")
+    # No shell: one that was started with SIGHUP ignored (nohup) cannot trap it, and Nebula can.
+    program.write_text(
+        f"#!{sys.executable}\nimport pathlib, signal, time\n"
+        f"signal.signal(signal.SIGHUP, lambda *_: pathlib.Path({str(tmp_path / 'hups')!r}).touch())\n"
+        "print('up', flush=True)\nwhile True:\n    time.sleep(0.05)\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     first = Nebula(settings(tmp_path))
