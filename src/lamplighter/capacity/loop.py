@@ -10,7 +10,7 @@ import structlog
 from lamplighter.capacity.pool import CALL_LIMIT, PoolKeeper
 from lamplighter.capacity.prober import AGAIN_AFTER
 from lamplighter.config import KeeperConfig
-from lamplighter.core.clock import within
+from lamplighter.core.clock import raise_if_cancelled, within
 from lamplighter.core.errors import LamplighterError, ProviderError, StaleTerm
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.core.states import ReplicaState
@@ -64,6 +64,7 @@ class PoolLoop:
                 except StaleTerm:
                     raise
                 except Exception as error:  # noqa: BLE001 - one pool's defect must not end the others' loops; it is logged whole
+                    raise_if_cancelled(error)
                     failures += 1
                     await self._failed(error)
                     pause = min(PAUSE_MAX, self._interval * 2.0 ** min(failures - 1, 10))
@@ -90,6 +91,7 @@ class PoolLoop:
             try:
                 await within(self._clock, self._provider.renew(), CALL_LIMIT)
             except Exception as error:  # noqa: BLE001 - an engine whose lease is not renewed ends itself: nothing may stop the next try
+                raise_if_cancelled(error)
                 self._log.warning("leases could not be renewed", error=str(error) or type(error).__name__)
             await self._clock.sleep(RENEW_EVERY)
 

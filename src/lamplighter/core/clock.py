@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -60,6 +60,26 @@ class SystemClock:
 
     def busy(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+async def cancellable(work: Awaitable[T]) -> T:
+    """The result of an `asyncio.gather`, or its first failure; but a cancellation is always told as one.
+
+    `gather` answers it by the exception of a part that failed in the same moment, and whoever catches that one goes on as if nobody had
+    asked for the end.
+    """
+    try:
+        return await work
+    except Exception as error:
+        raise_if_cancelled(error)
+        raise
+
+
+def raise_if_cancelled(instead_of: Exception) -> None:
+    """For whoever catches everything: a failure must not hide that this task was told to end. Raises CancelledError."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from instead_of
 
 
 async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float) -> T:

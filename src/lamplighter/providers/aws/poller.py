@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from lamplighter.config.pools import AwsPool
-from lamplighter.core.clock import Clock
+from lamplighter.core.clock import Clock, cancellable
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.providers.aws.admission import Admission
@@ -160,7 +160,7 @@ class Poller:
             await self.act()
         manifest, _ = await self._manifests.pool(self.name)
         living = [machine for machine in picture.machines if machine.living and machine.overlay is not None]
-        await asyncio.gather(*(self._ask(machine) for machine in living))
+        await cancellable(asyncio.gather(*(self._ask(machine) for machine in living)))
         if any(machine.replica for machine in picture.machines):
             try:
                 await self._letters.catch_up(manifest)

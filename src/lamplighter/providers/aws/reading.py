@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lamplighter.core.clock import Clock
+from lamplighter.core.clock import Clock, cancellable
 from lamplighter.core.errors import ProviderError
 from lamplighter.providers.aws.client import APPLY, Aws
 from lamplighter.providers.aws.manifest import Manifest, PoolManifest
@@ -62,15 +62,17 @@ async def take(aws: Aws, clock: Clock, manifest: Manifest, pool: str, part: Pool
         {"Name": f"tag:{TAG_STACK}", "Values": [manifest.stack]},
         {"Name": f"tag:{TAG_POOL}", "Values": [pool]},
     ]
-    groups, reservations = await asyncio.gather(
-        _groups(aws, manifest, part, writes), aws.pages("ec2", "describe_instances", "Reservations", Filters=filters)
+    groups, reservations = await cancellable(
+        asyncio.gather(
+            _groups(aws, manifest, part, writes), aws.pages("ec2", "describe_instances", "Reservations", Filters=filters)
+        )
     )
     machines = []
     for raw in (instance for reservation in reservations for instance in reservation["Instances"]):
         tags = writes.correct(raw["InstanceId"], tags_of(raw.get("Tags")))
         machines.append(machine_of(raw, tags))
     waiting = [group for group in groups if any(order.failure is None for order in group.orders)]
-    failures = await asyncio.gather(*(_failures(aws, group) for group in waiting))
+    failures = await cancellable(asyncio.gather(*(_failures(aws, group) for group in waiting)))
     return Picture(now, tuple(groups), tuple(machines), tuple(one for some in failures for one in some))
 
 

@@ -7,7 +7,7 @@ import asyncio
 
 import structlog
 
-from lamplighter.core.clock import Clock
+from lamplighter.core.clock import Clock, cancellable
 from lamplighter.core.errors import ProviderError
 from lamplighter.providers.aws.admission import Admission, digest
 from lamplighter.providers.aws.decide import open_orders
@@ -46,7 +46,7 @@ class Renewing:
             return
         manifest, part = await self._manifests.pool(self._poller.name)
         met = [machine for machine in wanted if machine.overlay is not None and self._poller.node(machine).met_at is not None]
-        await asyncio.gather(*(self._renew(manifest, part, machine) for machine in met))
+        await cancellable(asyncio.gather(*(self._renew(manifest, part, machine) for machine in met)))
         groups = sorted({*waiting, *(machine.group for machine in wanted if machine.group)})
         await self._groups.push_dead_man(groups, self._until(part, wanted, bool(waiting)))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from lamplighter.core.clock import Clock
+from lamplighter.core.clock import Clock, cancellable
 from lamplighter.core.errors import ProviderError
 from lamplighter.engines.state import replace_file
 from lamplighter.providers.aws.client import Aws
@@ -151,9 +151,11 @@ class Watcher:
             {"Name": f"tag:{TAG_INSTALLATION}", "Values": [manifest.installation]},
             {"Name": f"tag:{TAG_STACK}", "Values": [manifest.stack]},
         ]
-        volumes, addresses = await asyncio.gather(
-            self._aws.pages("ec2", "describe_volumes", "Volumes", Filters=filters),
-            self._aws.call("ec2", "describe_addresses", Filters=filters),
+        volumes, addresses = await cancellable(
+            asyncio.gather(
+                self._aws.pages("ec2", "describe_volumes", "Volumes", Filters=filters),
+                self._aws.call("ec2", "describe_addresses", Filters=filters),
+            )
         )
         return unused(volumes, addresses.get("Addresses") or (), part, self._poller.name, now)
 
