@@ -352,11 +352,11 @@ async def test_a_model_that_leaves_a_server_cuts_nobody_else_there() -> None:
     """Several models on one server share its connections: unloading one would end the others' answers."""
     async with FakeEngine(model="big", tokens_per_second=30, tokens=12) as engine, running() as rig:
         gone = await rig.ready(engine.url)
-        await rig.ready(engine.url)
-        body = {"model": "big", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+        body = {"model": "big", "stream": True, "tools": [], "messages": [{"role": "user", "content": "hello"}]}
         async with asyncio.timeout(10), rig.client.stream("POST", "/v1/chat/completions", json=body) as answer:
             lines = answer.aiter_lines()
             await first_words(lines)
+            await rig.ready(engine.url)
             await rig.advance(gone, ReplicaState.LOST)
             rest = [line async for line in lines if line]
         assert rest[-1] == "data: [DONE]"
