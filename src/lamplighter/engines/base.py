@@ -128,12 +128,17 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """How to run an engine in a container on a machine of its own.
+    """How to run an engine in a container: on a machine of its own, or in a pod.
 
     `image`: to pull. `arguments`: of its entry point. `environment`: no secrets. `secrets`: variables to fill, by what they hold (`key`: the
     bearer key that it must demand; `hub_token`). `port`: on which it serves, on the mesh's address alone. `weights`: the folder inside in which
     it keeps weights, so that they outlive it. `health`: the path that answers 200 once it serves. `prepare`: a command to run inside once it
     answers, before it counts as loaded (an Ollama's pull).
+
+    What a pod wants to know beside: `shared_memory`: bytes of `/dev/shm` that it needs, 0 for what a container has anyway. `ready`: the path that
+    answers 200 only once the loaded model answers, without a key; None when there is no such path, and `prepare` with `health` has to do.
+    `stop_grace`: seconds from SIGTERM in which it finishes what it answers. `writable`: folders that it writes to beside `weights`, when its
+    root is read-only. `pre_stop`: a command to run inside before SIGTERM. `metrics`: the path of its Prometheus metrics.
     """
 
     image: str
@@ -144,6 +149,12 @@ class Container:
     weights: str = "/models"
     health: str = "/health"
     prepare: tuple[str, ...] = ()
+    shared_memory: int = 0
+    ready: str | None = None
+    stop_grace: float = 30.0
+    writable: tuple[str, ...] = ("/tmp",)  # noqa: S108 - inside the container
+    pre_stop: tuple[str, ...] = ()
+    metrics: str | None = None
 
 
 @runtime_checkable
