@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 CapabilityName = Literal["chat", "completions", "embeddings", "responses", "messages", "rerank", "tokenize"]
 
 FITS: Mapping[str, tuple[str, ...]] = {
-    "llamacpp": ("process", "aws"),
-    "vllm": ("process", "static", "command", "aws"),
-    "ollama": ("process", "static", "command", "aws"),
+    "llamacpp": ("process", "kubernetes", "aws"),
+    "vllm": ("process", "static", "command", "kubernetes", "aws"),
+    "ollama": ("process", "static", "command", "kubernetes", "aws"),
     "openai": ("static", "command"),
     "fake": ("fake",),
 }
@@ -27,7 +27,16 @@ _OWN: Mapping[str, tuple[str, ...]] = {
     "environment": _STARTED,
     "pull": ("ollama",),
 }
-_WHERE: Mapping[str, tuple[str, ...]] = {"program": ("process",), "image": ("aws",), "hub_token": ("aws",)}
+_CONTAINERS = ("kubernetes", "aws")
+"""Kinds of pool whose engines are containers, which have no files of this machine."""
+_WHERE: Mapping[str, tuple[str, ...]] = {
+    "program": ("process",),
+    "image": _CONTAINERS,
+    "hub_token": ("aws",),
+    "gpus": ("kubernetes",),
+    "cpu": ("kubernetes",),
+    "memory": ("kubernetes",),
+}
 """Settings that only make sense in some kinds of pool."""
 _FOREIGN = ("static", "command")
 """Kinds of pool whose engine somebody else configures and starts."""
@@ -79,6 +88,8 @@ def check(name: str, model: "ModelConfig", pool: "PoolConfig") -> None:
     if model.keep_warm and not pool.elastic:
         raise ValueError(f"{where}.keep_warm: the pool {model.pool!r} is always on")
     _check_source(where, model, pool)
+    if model.revision is not None and not (model.source or "").startswith("hf:"):
+        raise ValueError(f"{where}.revision: only with source: hf:OWNER/REPO")
     for argument in model.arguments:
         if argument.split("=", 1)[0] in _OURS:
             raise ValueError(f"{where}.arguments: {argument.split('=', 1)[0]} is set by Lamplighter")
@@ -96,11 +107,11 @@ def _check_source(where: str, model: "ModelConfig", pool: "PoolConfig") -> None:
         prefixes = ("catalogue:", "hf:", "file:")
         if source is None or not (source == "bundled" or source.startswith(prefixes)):
             raise ValueError(f"{where}.source: write bundled, catalogue:NAME, hf:OWNER/REPO[:FILE.gguf] or file:PATH")
-        if pool.kind == "aws" and not source.startswith(("hf:", "catalogue:")):
+        if pool.kind in _CONTAINERS and not source.startswith(("hf:", "catalogue:")):
             raise ValueError(
-                f"{where}.source: a cloud node has no files of yours; write hf:OWNER/REPO[:FILE.gguf] or catalogue:NAME"
+                f"{where}.source: a container has no files of yours; write hf:OWNER/REPO[:FILE.gguf] or catalogue:NAME"
             )
-    elif model.engine == "vllm" and pool.kind == "aws":
+    elif model.engine == "vllm" and pool.kind in _CONTAINERS:
         if source is None or not source.startswith("hf:"):
             raise ValueError(f"{where}.source: write hf:OWNER/REPO")
     elif model.engine == "vllm" and pool.kind == "process":

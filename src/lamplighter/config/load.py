@@ -14,8 +14,8 @@ from lamplighter.config.model import DEFAULT_MODELS, DEFAULT_POOLS, Config
 from lamplighter.core.errors import ConfigError
 
 _MAX_FILE = 1_000_000
-_KINDS = ("process", "static", "command", "aws")
-_UNION_TAGS = {*_KINDS, "fake"}
+_KINDS = ("process", "static", "command", "kubernetes", "aws")
+_TAGS = (*_KINDS, "fake")
 _NO_KIND = {"union_tag_invalid", "union_tag_not_found"}
 
 
@@ -100,9 +100,9 @@ def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
 def _explain(error: ValidationError, root: yaml.Node | None, name: str) -> ConfigError:
     sentences, first_where, first_line = [], "", None
     for detail in error.errors():
-        where = [
-            part for part in detail["loc"] if not (part in _UNION_TAGS and len(detail["loc"]) > 2 and detail["loc"][0] == "pools")
-        ]
+        where = list(detail["loc"])
+        if len(where) > 2 and where[0] == "pools" and where[2] in _TAGS:
+            del where[2]  # the tag of the kind, which stands nowhere in the file
         if detail["type"] in _NO_KIND:
             where.append("kind")
         message = _sentence(detail)

@@ -14,6 +14,8 @@ from lamplighter.config import routing as routing_rules
 from lamplighter.config.admission import Limits, LimitsConfig, RedisConfig, TokenPrice, one_currency
 from lamplighter.config.cloud import CloudConfig
 from lamplighter.config.engines import CapabilityName
+from lamplighter.config.federation import FederationConfig
+from lamplighter.config.kubernetes import Cpu, KubernetesPool
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.config.pools import AwsPool, CommandPool, FakePool, HttpUrl, ProcessPool, SecretRef, StaticPool
 from lamplighter.config.routing import BreakerConfig, RoutingConfig
@@ -188,6 +190,11 @@ class ModelConfig(Section):
         description="Where its weights come from: `bundled`, `catalogue:NAME`, `hf:OWNER/REPO[:FILE.gguf]` or `file:PATH`. "
         "For `vllm` in a process pool: `hf:OWNER/REPO` or `file:PATH`. Else the name that the server itself uses, if it differs.",
     )
+    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")] | None = Field(
+        None,
+        description="With `source: hf:...`: the revision of the repository, a tag, a branch or best a commit; default: its main branch. "
+        "`lamplighter models switch` changes it without downtime.",
+    )
     while_waking: Name | None = Field(None, description="A model that answers at once while this one wakes; the answer says so.")
     aliases: list[Name] = Field([], description="Further names under which clients may ask for it, such as `gpt-4o`.")
     fallback: list[Name] = Field(
@@ -223,17 +230,29 @@ class ModelConfig(Section):
         (),
         strict=False,
         max_length=256,
-        description="Engine `vllm` in a process or cloud pool: further arguments of `vllm serve`.",
+        description="Engine `vllm` in a process, kubernetes or aws pool: further arguments of `vllm serve`.",
     )
     environment: dict[EnvironmentName, str] = Field(
         default_factory=dict,
-        description="Engines `vllm` and `ollama` in a process or cloud pool: added to the engine's environment, such as CUDA_VISIBLE_DEVICES. No secrets.",
+        description="Engines `vllm` and `ollama` in a process, kubernetes or aws pool: added to the engine's environment, such as "
+        "CUDA_VISIBLE_DEVICES. No secrets.",
     )
     image: str | None = Field(
         None,
         min_length=1,
         max_length=512,
-        description="In a pool of kind `aws`: the engine's container image, by tag or digest; default: the one that this version was made for.",
+        description="In a pool of kind `aws` or `kubernetes`: the engine's container image, by tag or digest; default: the one that this version "
+        "was made for.",
+    )
+    gpus: int | None = Field(
+        None, ge=0, le=64, description="In a pool of kind `kubernetes`: GPUs of one of its pods; default: the pool's."
+    )
+    cpu: Cpu | None = Field(
+        None, description="In a pool of kind `kubernetes`: CPU that one of its pods requests; default: the pool's."
+    )
+    memory: Bytes | None = Field(
+        None,
+        description="In a pool of kind `kubernetes`: memory that one of its pods requests, and its limit; default: the pool's.",
     )
     hub_token: SecretRef | None = Field(
         None,
@@ -251,7 +270,7 @@ class ModelConfig(Section):
     )
 
 
-PoolConfig = Annotated[ProcessPool | StaticPool | CommandPool | AwsPool | FakePool, Field(discriminator="kind")]
+PoolConfig = Annotated[ProcessPool | StaticPool | CommandPool | KubernetesPool | AwsPool | FakePool, Field(discriminator="kind")]
 
 DEFAULT_MODELS = {"small": {"engine": "llamacpp", "pool": "here", "source": "bundled"}}
 DEFAULT_POOLS = {"here": {"kind": "process"}}
@@ -296,6 +315,10 @@ class Config(Section):
     cloud: CloudConfig = Field(
         default_factory=lambda: CloudConfig.model_validate({}),
         description="What `lamplighter cloud apply` builds in AWS beside the pools.",
+    )
+    federation: FederationConfig = Field(
+        default_factory=lambda: FederationConfig.model_validate({}),
+        description="The federation of clusters by Liqo, for pools with `federation: liqo`.",
     )
     models: dict[Name, ModelConfig] = Field(description="The models, by the name that clients ask for.")
     pools: dict[PoolName, PoolConfig] = Field(description="The pools, by name.")

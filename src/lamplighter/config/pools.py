@@ -73,7 +73,9 @@ class _Priced(Section):
     )
 
 
-class _PoolBase(_Priced):
+class PoolBase(_Priced):
+    """What every pool has whose replicas Lamplighter itself starts and ends."""
+
     sleep_after: SpanOrNever = Field(
         Duration(600),
         description="Idle time after the end of the last answer until a replica is drained and stopped; `never` keeps it.",
@@ -120,13 +122,13 @@ class _PoolBase(_Priced):
         return self
 
 
-class ProcessPool(_PoolBase):
+class ProcessPool(PoolBase):
     """Engines as processes on this machine."""
 
     kind: Literal["process"] = Field(description="Engines as processes of this machine.")
 
 
-class FakePool(_PoolBase):
+class FakePool(PoolBase):
     """Pretended capacity with slow stages, for development and tests."""
 
     kind: Literal["fake"] = Field(description="Pretended capacity, for development.")
@@ -148,7 +150,7 @@ class ModelStorage(Section):
     size_gb: int = Field(100, ge=10, le=16_000, description="Size of the volume, in GB (gp3).")
 
 
-class AwsPool(_PoolBase):
+class AwsPool(PoolBase):
     """GPU machines in AWS that join the mesh when they are asked for and end themselves when they are forgotten."""
 
     kind: Literal["aws"] = Field(description="Machines of AWS, through Auto Scaling groups that `lamplighter cloud apply` makes.")
@@ -190,9 +192,10 @@ class AwsPool(_PoolBase):
         default_factory=lambda: ModelStorage.model_validate({}), description="Where weights are kept between wakes."
     )
     disk_gb: int = Field(100, ge=30, le=16_000, description="Size of a node's own disk, in GB (gp3).")
-    federation: Literal["none"] = Field(
+    federation: Literal["none", "liqo"] = Field(
         "none",
-        description="`none`: the node runs the engine directly. Federation by Liqo needs the Kubernetes pools, which do not exist yet.",
+        description="`none`: the node runs the engine directly, which is the fastest. `liqo`: the node becomes a small cluster that joins the one of "
+        "`federation:`, and the engine is a pod there.",
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ GOOD_POOL: Mapping[str, Mapping[str, Any]] = {
     "static": {"kind": "static", "url": "http://nas.lan:11434"},
     "command": {"kind": "command", "url": "http://desk.lan:11434", "wake": "wakeonlan", "sleep": ["ssh", "desk"]},
     "aws": {"kind": "aws", "region": "eu-central-1"},
+    "kubernetes": {"kind": "kubernetes"},
     "fake": {"kind": "fake"},
 }
 NEEDED: Mapping[str, Mapping[str, Any]] = {
@@ -273,3 +274,11 @@ def test_deep_nesting_is_refused() -> None:
 def test_every_config_field_is_reachable() -> None:
     """The generated reference must not forget a section."""
     assert {path.partition(".")[0] for path, _, _ in SETTINGS} == set(Config.model_fields)
+
+
+def test_a_pool_may_be_named_like_its_kind() -> None:
+    """Whoever calls the AWS pool `aws` would be shown the wrong line for a mistake in it."""
+    with pytest.raises(ConfigError) as caught:
+        parse("pools:\n process: {kind: process}\n aws:\n  kind: aws\n  region: nowhere\n", name="lamplighter.yaml")
+    assert caught.value.line == 5
+    assert "pools.aws.region" in caught.value.message
