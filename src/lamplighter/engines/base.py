@@ -118,12 +118,16 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """The GPU of a machine that an engine will run on. `name`: NVIDIA's, such as `T4`. `memory`: bytes of one. `bf16`: whether it computes in it."""
+    """The GPU of a machine that an engine will run on. `name`: NVIDIA's, such as `T4`. `memory`: bytes of one. `bf16`: whether it computes in it.
+
+    `count`: in one machine. `nodes`: machines that serve one replica together (a LeaderWorkerSet's size).
+    """
 
     name: str
     count: int
     memory: int
     bf16: bool
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,9 @@ class Container:
     What a pod wants to know beside: `shared_memory`: bytes of `/dev/shm` that it needs, 0 for what a container has anyway. `ready`: the path that
     answers 200 only once the loaded model answers, without a key; None when there is no such path, and `prepare` with `health` has to do.
     `stop_grace`: seconds from SIGTERM in which it finishes what it answers. `writable`: folders that it writes to beside `weights`, when its
-    root is read-only. `pre_stop`: a command to run inside before SIGTERM. `metrics`: the path of its Prometheus metrics.
+    root is read-only. `pre_stop`: a command to run inside before SIGTERM. `metrics`: the path of its Prometheus metrics. `member_arguments`: for
+    the other members when several machines serve together (`Accelerator.nodes`), None else; both sets of arguments then name the variables
+    that a LeaderWorkerSet gives to each pod, as `$(LWS_LEADER_ADDRESS)` and `$(LWS_WORKER_INDEX)`; only the first member answers requests.
     """
 
     image: str
@@ -155,6 +161,7 @@ class Container:
     writable: tuple[str, ...] = ("/tmp",)  # noqa: S108 - inside the container
     pre_stop: tuple[str, ...] = ()
     metrics: str | None = None
+    member_arguments: tuple[str, ...] | None = None
 
 
 @runtime_checkable
