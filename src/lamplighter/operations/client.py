@@ -114,12 +114,12 @@ class Client:
             raise self._stranger() from None
 
     @contextmanager
-    def open_stream(self, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
-        """The response to a POST whose body is read as it comes; silence is no error. Leaving the context closes the connection.
+    def open_stream(self, path: str, body: dict[str, Any], *, silence: float | None = None) -> Iterator[httpx.Response]:
+        """The response to a POST whose body is read as it comes. Leaving the context closes the connection.
 
-        Raises NotRunning, Refused.
+        `silence`: seconds without a byte after which it counts as dead; None: silence is no error. Raises NotRunning, Refused.
         """
-        timeout = httpx.Timeout(None, connect=5.0)
+        timeout = httpx.Timeout(silence, connect=5.0)
         with self._translated(), self._http.stream("POST", path, json=body, timeout=timeout) as answer:
             if answer.is_error:
                 answer.read()
