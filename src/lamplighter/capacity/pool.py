@@ -19,7 +19,7 @@ from lamplighter.capacity.prober import Prober
 from lamplighter.capacity.purse import Purse
 from lamplighter.capacity.reconcile import bind, current_stage, transition
 from lamplighter.capacity.wakebook import Wakebook
-from lamplighter.config import AwsPool, Config, ModelConfig
+from lamplighter.config import AwsPool, Config, KubernetesPool, ModelConfig
 from lamplighter.core.clock import within
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
@@ -441,6 +441,10 @@ class PoolKeeper:
         if isinstance(config, AwsPool) and config.at_exit == "keep":
             if self.rows:
                 self._log.warning("nodes are left to their lease", nodes=len(self.rows), they_end_within=str(config.lease))
+            return True
+        if isinstance(config, KubernetesPool) and config.kept_at_exit:
+            if self.rows:
+                self._log.info("pods are left to the next keeper", pods=len(self.rows))
             return True
         until = self._clock.monotonic() + limit
         while True:

@@ -3,6 +3,7 @@
 Not responsible for what the pods become (`providers.kubernetes.workload`), nor for what a model needs of a GPU (`lamplighter fit`).
 """
 
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -166,6 +167,12 @@ class KubernetesPool(PoolBase):
         Duration(120), description="How long a pod may go on with running answers after it was asked to end."
     )
 
+    at_exit: Literal["auto", "keep", "end"] = Field(
+        "auto",
+        description="When Lamplighter ends: `keep` leaves its pods to the next keeper, `end` ends them. `auto`: keep when Lamplighter itself runs in a "
+        "cluster, which starts it again; else end, since nobody would.",
+    )
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.nodes > 1 and self.gpus == 0:
@@ -179,6 +186,13 @@ class KubernetesPool(PoolBase):
                 if key.startswith(("lamplighter.dev/", "app.kubernetes.io/managed-by", "app.kubernetes.io/name")):
                     raise ValueError(f"{setting}: {key} is set by Lamplighter")
         return self
+
+    @property
+    def kept_at_exit(self) -> bool:
+        """What `at_exit` means where this runs."""
+        if self.at_exit == "auto":
+            return "KUBERNETES_SERVICE_HOST" in os.environ  # noqa: TID251 - how every pod knows that it is one
+        return self.at_exit == "keep"
 
     @property
     def hub_token(self) -> tuple[str, str] | None:

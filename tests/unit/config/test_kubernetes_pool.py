@@ -67,6 +67,16 @@ def test_the_key_of_the_hub_token() -> None:
     assert pool("hub_token_secret: hf/HF_TOKEN").hub_token == ("hf", "HF_TOKEN")
 
 
+def test_pods_outlive_a_keeper_that_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade of the chart must not end what runs; Ctrl-C on a laptop must not leave a GPU running."""
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert not pool("").kept_at_exit
+    assert pool("at_exit: keep").kept_at_exit
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert pool("").kept_at_exit
+    assert not pool("at_exit: end").kept_at_exit
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
