@@ -1,8 +1,10 @@
 """Packs `lamplighter.node` into the one file that a cloud node gets: deploy/terraform/aws/files/agent.py. `--check` only says whether it is new.
 
 EC2 takes 16 KiB of user data, script and agent together. So docstrings, comments, protocols, the annotations of functions and the modules'
-imports of each other are left out, and the names of local variables are shortened. Not one statement is changed. So no function of the package
-may be called with names that are data (`**json.loads(...)`): a parameter may be called otherwise there. tests/node executes the packed file.
+imports of each other are left out, with the assertions that only a type checker reads; the names of local variables and of what is private
+(`_name`) are shortened. Not one other statement is changed. So no function of the package may be called with names that are data
+(`**json.loads(...)`): a parameter may be called otherwise there; nor is a private attribute to be had by its name as a text. tests/node executes
+the packed file.
 """
 
 import argparse
@@ -38,6 +40,9 @@ class _Plain(ast.NodeTransformer):
         node.body = _without_texts([_bare(one) for one in node.body if not _declares(one)])
         return node
 
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """For the type checker alone."""
+
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.generic_visit(node)
         node.body = _without_texts(node.body)
@@ -62,8 +67,8 @@ def _without_texts(body: list[ast.stmt]) -> list[ast.stmt]:
     return kept or [ast.Pass()]
 
 
-def tree() -> ast.Module:
-    """The whole package as one module. Raises ValueError when two modules give a name different meanings."""
+def tree(*, private: bool = True) -> ast.Module:
+    """The whole package as one module; `private`: with short private names. Raises ValueError when two modules give a name different meanings."""
     imports: dict[str, set[str]] = {}
     body: list[ast.stmt] = []
     names: dict[str, str] = {}
@@ -90,7 +95,8 @@ def tree() -> ast.Module:
     whole = ast.Module(first + body, [])
     plain: ast.Module = _Plain().visit(whole)
     shortened: ast.Module = _Shorter(_shorter_names(plain)).visit(plain)
-    return ast.fix_missing_locations(shortened)
+    done: ast.Module = _Private(private_names(shortened)).visit(shortened) if private else shortened
+    return ast.fix_missing_locations(done)
 
 
 class _Shorter(ast.NodeTransformer):
@@ -120,6 +126,38 @@ class _Shorter(ast.NodeTransformer):
     def visit_MatchStar(self, node: ast.MatchStar) -> ast.AST:
         node.name = self._names.get(node.name or "", node.name)
         return node
+
+
+class _Private(ast.NodeTransformer):
+    """With other names for private attributes, methods and functions."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        node.attr = self._names.get(node.attr, node.attr)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self._names.get(node.id, node.id)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.name = self._names.get(node.name, node.name)
+        return node
+
+
+def private_names(whole: ast.Module) -> dict[str, str]:
+    """Each private name that the package itself defines, and its short one: `_a`, which no class of the standard library has."""
+    used = Counter(node.attr for node in ast.walk(whole) if isinstance(node, ast.Attribute))
+    used.update(node.id for node in ast.walk(whole) if isinstance(node, ast.Name))
+    ours = {node.name for node in ast.walk(whole) if isinstance(node, ast.FunctionDef)}
+    ours |= {node.attr for node in ast.walk(whole) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    private = {name for name in ours if name.startswith("_") and not name.startswith("__")}
+    short = (f"_{name}" for name in _alphabet() if f"_{name}" not in used)
+    return {name: next(short) for name in sorted(private, key=lambda one: (-used[one], one))}
 
 
 def _shorter_names(whole: ast.Module) -> dict[str, str]:

@@ -57,6 +57,7 @@ class Runtime:
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""
 
+        assert assignment.engine is not None
         self.started.append((host, dict(environment)))
         self._server = http.server.ThreadingHTTPServer((host, assignment.engine.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()

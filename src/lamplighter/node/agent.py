@@ -1,9 +1,10 @@
 """The agent of a cloud node: the first thing that runs there, and what ends the node. Standard library only, Python 3.10 or newer.
 
-It makes the node's key, asks for an assignment through AWS's own authenticated channels, joins the mesh, runs the one engine in a container,
-tells the keeper how that goes, and ends the machine when its lease is not renewed. It decides nothing: it has one assignment in its life.
-Not responsible for mounting disks or installing programs: that is `bootstrap.sh`, which starts the agent first and tells it each step.
-The protocol is described in docs/guides/node.md. What a node gets is one file that `tools/pack_agent.py` makes of this package.
+It makes the node's key, asks for an assignment through AWS's own authenticated channels, joins the mesh, runs the one engine in a container
+(or the script that makes the machine a cluster, where others run it), tells the keeper how that goes, and ends the machine when its lease is
+not renewed. It decides nothing: it has one assignment in its life. Not responsible for mounting disks or installing programs: that is
+`bootstrap.sh`, which starts the agent first and tells it each step. The protocol is described in docs/guides/node.md. What a node gets is one
+file that `tools/pack_agent.py` makes of this package.
 
 The main thread is the dead-man and nothing else; all other work is in daemon threads, so that whatever hangs or breaks there, the node ends.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import calendar
 import contextlib
 import json
-import os
 import queue
 import socket
 import threading
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from lamplighter.node.api import LOGS, Server
-from lamplighter.node.assignment import Assignment
+from lamplighter.node.assignment import Assignment, Cluster
 from lamplighter.node.aws import METADATA, Aws, Metadata
-from lamplighter.node.basics import LOG_LIMIT, VERSION, Broken, Settings, boottime, last_lines, log, run, tail, write
-from lamplighter.node.deadman import Deadman
+from lamplighter.node.basics import LOG_LIMIT, VERSION, Broken, Settings, boottime, judge, last_lines, log, run, tail, write
+from lamplighter.node.deadman import Deadman, watchdog
 from lamplighter.node.docker import Docker
 from lamplighter.node.engine import EngineState, Launch
 from lamplighter.node.keys import own_key
@@ -164,6 +164,8 @@ class Agent:
         self._read_assignment()
         self.stages.end("boot")
         self.stages.begin("mesh")
+        if self.assignment and self.assignment.engine:
+            self.stages.skip("cluster")
         for work in (self._run_engine, self._run_mesh, self._serve):
             self._spawn(work)
 
@@ -212,6 +214,8 @@ class Agent:
 
     def _run_engine(self) -> None:
         assert self.assignment is not None  # noqa: S101 - started once there is one
+        if cluster := self.assignment.cluster:
+            return self._run_cluster(cluster)
         launch = Launch(self.settings, self.assignment, self.docker, self.aws, self.stages, self.host, self.engine, self._pause)
         try:
             launch.pull()
@@ -220,6 +224,30 @@ class Agent:
             launch.watch()
         except Broken as broken:  # whatever stage is shown: it may be still the mesh's turn
             self.fail(broken.reason, broken.detail, "pull" if self.engine.state == "pulling" else "load")
+
+    def _run_cluster(self, cluster: Cluster) -> None:
+        """Its script waits for the mesh by itself, so that downloads need not; and writes its own log, so that it outlives this process."""
+        while not self.docker.ready():
+            self._pause(0.2)
+        self.stages.begin("cluster")
+        self.engine.state = "starting"
+        for name, text in cluster.files.items():
+            write(self.settings.path(name), text)
+        script = self.settings.path("/run/lamplighter/cluster.sh")
+        write(script, cluster.script)
+        # The one of an agent that was killed may still run: then this one waits, and finds everything done.
+        done = run(("flock", f"{script}.lock", "bash", str(script)), 86_400)
+        if done.returncode != 0:
+            text = self.log("cluster", 4096) + done.stdout
+            self.fail(judge(text, "provider_error"), last_lines(text), "cluster")
+            return
+        self.stages.end("cluster")
+        self.engine.state = "ready"
+
+    def kubeconfig(self) -> str:
+        """As k3s wrote it, but with the mesh's address."""
+        text = self.settings.path("/etc/rancher/k3s/k3s.yaml").read_text()
+        return text.replace("127.0.0.1", self.host)
 
     def _serve(self) -> None:
         self._await_overlay()
@@ -319,7 +347,7 @@ class Agent:
 
     def log(self, name: str, limit: int) -> str:
         """The end of one of the node's logs."""
-        if name == "engine":
+        if name == "engine" and not (self.assignment and self.assignment.cluster):
             return self.docker.logs().encode()[-limit:].decode(errors="replace")
         return tail(self.settings.path(f"/var/log/lamplighter/{name}.log"), limit)
 
@@ -377,11 +405,3 @@ class Agent:
         if work.__name__ not in self._threads:
             self._threads.add(work.__name__)
             threading.Thread(target=keep, daemon=True).start()
-
-
-def watchdog() -> None:
-    """Tell systemd that the main thread lives; one that hangs (or is stopped) is killed and started again."""
-    address = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 - this is how systemd says it
-    if address:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.sendto(b"WATCHDOG=1", address.replace("@", "\0", 1))

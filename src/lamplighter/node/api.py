@@ -16,7 +16,7 @@ from lamplighter.node.basics import BODY_LIMIT, log
 from lamplighter.node.deadman import Deadman
 from lamplighter.node.nebula import Nebula
 
-LOGS = ("bootstrap", "engine", "nebula", "agent")
+LOGS = ("bootstrap", "cluster", "engine", "nebula", "agent")
 _OK: dict[str, Any] = {"ok": True}
 
 
@@ -41,6 +41,10 @@ class Asked(Protocol):
 
     def log(self, name: str, limit: int) -> str:
         """The end of a log."""
+        ...
+
+    def kubeconfig(self) -> str:
+        """Of the node's own cluster, for whoever is in the mesh. Raises OSError when there is none."""
         ...
 
     def ask_end(self, reason: str) -> None:
@@ -128,6 +132,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if name not in LOGS or count < 1:
                 raise ValueError(f"name is one of {LOGS}")
             return 200, agent.log(name, min(count, BODY_LIMIT))
+        if what == "GET /kubeconfig":
+            return 200, agent.kubeconfig()
         if what == "POST /lease":
             seconds = self._body()["seconds"]
             if type(seconds) not in (int, float) or not 0 < seconds < 1e6:

@@ -28,6 +28,14 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """A cluster of its own, in which others will run the engine: the assignment's `cluster`. `files`: texts by path; `script`: bash, may be run again."""
+
+    script: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Assignment:
     """What the keeper wants of this node."""
 
@@ -36,7 +44,8 @@ class Assignment:
     overlay: str
     nebula: Mapping[str, str]
     agent_token: str = field(repr=False)
-    engine: Engine
+    engine: Engine | None
+    cluster: Cluster | None = None
     hub_token_secret: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
 
@@ -46,23 +55,32 @@ class Assignment:
         try:
             if raw["version"] != VERSION or raw["instance"] != instance:
                 raise ValueError(f"it is of version {raw['version']!r} for {raw['instance']!r}")
-            given = raw["engine"]
-            known = {name: given[name] for name in Engine.__dataclass_fields__ if name in given}
-            engine = Engine(**known | {name: tuple(map(str, given.get(name, ()))) for name in ("arguments", "prepare")})
-            if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith("-"):
-                raise ValueError("its port or image is impossible")
-            if (
-                "\n" in "".join(f"{name}{value}" for name, value in engine.environment.items()) + engine.key
-                or len(raw["agent_token"]) < 16
-            ):
-                raise ValueError("its environment, key or token is of no use")
+            engine, cluster = None, None
+            if given := raw.get("cluster"):
+                cluster = Cluster(given["script"], given["files"])
+                "".join((cluster.script, *cluster.files, *cluster.files.values()))  # all are texts
+            else:
+                engine = engine_of(raw["engine"])
+            if len(raw["agent_token"]) < 16:
+                raise ValueError("its token is of no use")
             limits = {name: float(raw[name]) for name in ("lease", "boot_deadline", "drain") if name in raw}
             overlay = str(ipaddress.IPv4Address(raw["overlay"]))
             nebula = nebula_files(raw["nebula"])
             token, secret = str(raw["agent_token"]), raw.get("hub_token_secret")
-            return cls(str(raw["replica"]), str(raw["model"]), overlay, nebula, token, engine, secret, limits)
+            return cls(str(raw["replica"]), str(raw["model"]), overlay, nebula, token, engine, cluster, secret, limits)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(repr(error)) from error
+
+
+def engine_of(given: Mapping[str, Any]) -> Engine:
+    """Raises ValueError, KeyError, TypeError or AttributeError for one that cannot be run."""
+    known = {name: given[name] for name in Engine.__dataclass_fields__ if name in given}
+    engine = Engine(**known | {name: tuple(map(str, given.get(name, ()))) for name in ("arguments", "prepare")})
+    if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith("-"):
+        raise ValueError("its port or image is impossible")
+    if "\n" in "".join(f"{name}{value}" for name, value in engine.environment.items()) + engine.key:
+        raise ValueError("its environment or key is of no use")
+    return engine
 
 
 def nebula_files(files: object) -> dict[str, str]:

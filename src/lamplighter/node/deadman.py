@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -88,3 +91,11 @@ class Deadman:
         if self._until is None:
             return "boot_deadline" if now >= self.born + self.boot_deadline else None
         return "lease" if now >= self._until + self.drain else None
+
+
+def watchdog() -> None:
+    """Tell systemd that the main thread lives; one that hangs (or is stopped) is killed and started again."""
+    address = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 - this is how systemd says it
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.sendto(b"WATCHDOG=1", address.replace("@", "\0", 1))

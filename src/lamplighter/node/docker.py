@@ -66,6 +66,7 @@ class Docker:
     def start(self, assignment: Assignment, host: str, environment: Mapping[str, str], weights: Path) -> None:
         """Run it, its port on the mesh's address alone. Secrets go by a file that is gone afterwards. Raises Broken."""
         engine = assignment.engine
+        assert engine is not None  # noqa: S101 - a node without one launches none
         run(("docker", "rm", "--force", self.name), 30)
         file = self._settings.path("/run/lamplighter/engine.env")
         write(file, "".join(f"{name}={value}\n" for name, value in environment.items()))

@@ -45,6 +45,7 @@ class Launch:
         shown: EngineState,
         pause: Callable[[float], None],
     ) -> None:
+        assert assignment.engine is not None  # noqa: S101 - a node without one launches none
         self._settings, self._assignment, self._engine = settings, assignment, assignment.engine
         self._docker, self._aws, self._stages, self._host, self._shown, self._pause = docker, aws, stages, host, shown, pause
         self._weights = settings.path("/var/lib/lamplighter/models")

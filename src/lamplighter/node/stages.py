@@ -13,7 +13,8 @@ from typing import Any
 
 from lamplighter.node.basics import write
 
-STAGES = ("boot", "mesh", "pull", "load")
+STAGES = ("boot", "mesh", "cluster", "pull", "load")
+"""A node has `cluster`, or else `pull` and `load`."""
 
 
 @dataclass
@@ -39,6 +40,10 @@ class Stages:
         with contextlib.suppress(OSError, ValueError, TypeError):
             self._all |= {one["name"]: Stage(**one) for one in json.loads(path.read_text()) if one["name"] in STAGES}
 
+    def skip(self, name: str) -> None:
+        """This node has no such stage."""
+        self._all.pop(name, None)
+
     def begin(self, name: str) -> None:
         """It begins, or as soon as those before it have ended."""
         self._change(name, wanted=True)
@@ -56,7 +61,7 @@ class Stages:
 
     def current(self) -> str:
         """The one that runs: a failure now is its failure."""
-        return next((name for name in STAGES if self._all[name].ended_at is None), STAGES[-1])
+        return next((name for name in self._all if self._all[name].ended_at is None), STAGES[-1])
 
     def listed(self) -> list[dict[str, Any]]:
         """For `/status`."""

@@ -12,6 +12,7 @@ import pytest
 
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.node import agent as agent_module
+from lamplighter.node.assignment import Assignment
 from lamplighter.node.basics import SIGNS, Broken, judge
 from tests.node.cloud import INSTANCE, ROLE, Cloud, assignment
 from tests.node.parts import Node, next_host, node, until
@@ -80,6 +81,75 @@ def test_a_node_goes_from_hello_to_a_ready_engine(made: Node, cloud: Cloud) -> N
     assert status["engine"] == {"state": "ready", "detail": None, "exit": None}
     assert status["public_key"] == hello["public_key"]
     assert not cloud.unsigned
+
+
+def cluster(script: str, **files: str) -> dict[str, Any]:
+    """An assignment of a cluster instead of an engine."""
+    given = assignment(HOST)
+    del given["engine"]
+    return given | {
+        "cluster": {"script": script, "files": {f"/etc/rancher/k3s/{name}.yaml": text for name, text in files.items()}}
+    }
+
+
+def test_a_node_becomes_a_cluster_and_gives_its_kubeconfig(made: Node, cloud: Cloud) -> None:
+    """The whole wake as such a node sees it: no engine and no container of ours, and home can reach the cluster over the mesh."""
+    root = made.agent.settings.path("/")
+    log = root / "var/log/lamplighter/cluster.log"
+    log.parent.mkdir(parents=True)
+    made.start()
+    cloud.assign(
+        cluster(
+            f"exec >>{log} 2>&1; cat {root}/etc/rancher/k3s/config.yaml", config="a: b\n", k3s="server: https://127.0.0.1:6443\n"
+        )
+    )
+    until(lambda: made.agent.assignment and _answers(made))
+    made.ask("GET", "/status")
+    until(lambda: ("cluster", "end") in states(cloud))
+    assert states(cloud) == [(name, state) for name in ("boot", "mesh", "cluster") for state in ("begin", "end")]
+    assert made.ask("GET", "/status").json()["engine"]["state"] == "ready"
+    assert made.runtime.started == []
+    assert made.ask("GET", "/kubeconfig").text == f"server: https://{HOST}:6443\n"
+    assert made.ask("GET", "/kubeconfig", token="wrong").status_code == 401
+    assert "a: b" in made.ask("GET", "/logs?name=cluster").text
+    assert made.ask("GET", "/logs?name=engine").text == "", "there is no engine's container to be asked"
+    assert made.ask("POST", "/end", {"reason": "asleep"}).status_code == 202
+    until(lambda: made.result)
+    assert cloud.terminated()
+
+
+def test_a_cluster_that_cannot_be_made_ends_the_node_with_its_last_lines(made: Node, cloud: Cloud) -> None:
+    """A download that fails would bill until the boot deadline, and nobody would know of which file."""
+    log = made.agent.settings.path("/var/log/lamplighter/cluster.log")
+    log.parent.mkdir(parents=True)
+    made.start()
+    cloud.assign(cluster(f"exec >>{log} 2>&1; echo 'k3s: Could not resolve: no such host'; exit 6"))
+    until(lambda: made.result)
+    failure = cloud.kinds("end")[0]["failure"]
+    assert (failure["stage"], failure["reason"]) == ("cluster", "download_failed")
+    assert "Could not resolve" in failure["detail"]
+    assert cloud.terminated()
+
+
+def test_a_clusters_script_is_never_run_twice_at_once(made: Node, cloud: Cloud) -> None:
+    """An agent that was killed and started again would start a second k3s while the first comes up."""
+    root = made.agent.settings.path("/")
+    script = f"mkdir {root}/alone || exit 3; sleep 0.3; rmdir {root}/alone; echo one >>{root}/runs"
+    made.start()
+    cloud.assign(cluster(script))
+    until((root / "alone").exists)
+    made.agent._run_engine()  # what a second agent would do
+    assert (root / "runs").read_text() == "one\none\n"
+    assert made.agent.failure is None
+
+
+@pytest.mark.parametrize(
+    "broken", [{"script": 1, "files": {}}, {"script": "", "files": {"a": 1}}, {"files": {}}, {"script": ""}, "x", []]
+)
+def test_a_cluster_that_this_agent_does_not_understand_is_not_taken(broken: Any) -> None:
+    """Half of a cluster is none: better nothing runs, and the boot deadline tells."""
+    with pytest.raises(ValueError, match=r"."):
+        Assignment.parse({**assignment(HOST), "engine": None, "cluster": broken}, INSTANCE)
 
 
 def test_an_assignment_for_another_or_of_rubbish_is_not_taken(made: Node, cloud: Cloud) -> None:

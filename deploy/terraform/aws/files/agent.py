@@ -7,440 +7,460 @@ log = logging.getLogger('lamplighter.node')
 class Broken(Exception):
  def __init__(f, reason, detail):
   super().__init__(detail);f.reason, f.detail = (reason, detail)
-def judge(text, bg='engine_crashed'):
- return next((reason for reason, bC in SIGNS if re.search(bC, text)), bg)
-def last_lines(text, ai=3):
- Y = [ag.strip() for ag in text.splitlines() if ag.strip()];return ' | '.join(Y[-ai:])[-600:] or 'no output'
+def judge(text, bf='engine_crashed'):
+ return next((reason for reason, bB in SIGNS if re.search(bB, text)), bf)
+def last_lines(text, ah=3):
+ X = [af.strip() for af in text.splitlines() if af.strip()];return ' | '.join(X[-ah:])[-600:] or 'no output'
 def boottime():
  return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
 def write(path, q, mode=384):
- path.parent.mkdir(parents=True, exist_ok=True);aK = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bh = os.open(aK, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
- with os.fdopen(bh, 'w') as u:
-  u.write(q)
- aK.replace(path)
-def tail(path, Z):
+ path.parent.mkdir(parents=True, exist_ok=True);aJ = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}');bg = os.open(aJ, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+ with os.fdopen(bg, 'w') as v:
+  v.write(q)
+ aJ.replace(path)
+def tail(path, Y):
  try:
-  with path.open('rb') as u:
-   u.seek(max(0, u.seek(0, os.SEEK_END) - Z));return u.read(Z).decode(errors='replace')
+  with path.open('rb') as v:
+   v.seek(max(0, v.seek(0, os.SEEK_END) - Y));return v.read(Y).decode(errors='replace')
  except OSError:
   return ''
-def run(r, timeout, stdin=''):
+def run(s, timeout, stdin=''):
  try:
-  return subprocess.run(r, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', timeout=timeout, check=False)
+  return subprocess.run(s, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', timeout=timeout, check=False)
  except subprocess.TimeoutExpired as n:
-  return subprocess.CompletedProcess(r, 124, str(n), '')
+  return subprocess.CompletedProcess(s, 124, str(n), '')
  except OSError as n:
-  return subprocess.CompletedProcess(r, 127, str(n), '')
+  return subprocess.CompletedProcess(s, 127, str(n), '')
 @dataclass(frozen=True)
 class Settings:
  region: str;nodes_queue_url: str;bucket: str;node_role_id: str;boot_deadline: float;lease: float;drain: float;mode: str = 'node';agent_port: int = 7443;bake: Mapping[str, Any] = field(default_factory=dict)
  testing: Mapping[str, Any] = field(default_factory=dict)
  @classmethod
- def parse(am, h):
+ def parse(al, h):
   if h.get('version') != VERSION:
    raise ValueError(f"node.json has version {h.get('version')!r}, this agent knows {VERSION}")
-  return am(**{name: h[name] for name in am.__dataclass_fields__ if name in h})
+  return al(**{name: h[name] for name in al.__dataclass_fields__ if name in h})
  def path(f, bm):
   return Path(f.testing.get('root', '/')) / bm.lstrip('/')
  def url(f, o, bn):
   return str(f.testing.get(f'{o}_url', bn)).rstrip('/')
-def x25519(bi, bj=9 .to_bytes(32, 'little')):
- p = 2 ** 255 - 19;k = int.from_bytes(bi, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aL = (int.from_bytes(bj, 'little') & (1 << 255) - 1) % p;L, M, U, V, aq = (1, 0, aL, 1, 0)
+def x25519(bh, bi=9 .to_bytes(32, 'little')):
+ p = 2 ** 255 - 19;k = int.from_bytes(bh, 'little') & ~7 & (1 << 255) - 1 | 1 << 254;aK = (int.from_bytes(bi, 'little') & (1 << 255) - 1) % p;K, L, T, U, ap = (1, 0, aK, 1, 0)
  for t in range(254, -1, -1):
-  aP = k >> t & 1
-  if aq ^ aP:
-   L, U, M, V = (U, L, V, M)
-  aq = aP;a, b, c, d = ((L + M) % p, (L - M) % p, (U + V) % p, (U - V) % p);aX, aY, aG, aZ = (d * a % p, c * b % p, a * a % p, b * b % p);U, V, L, e = (pow(aX + aY, 2, p), aL * pow(aX - aY, 2, p) % p, aG * aZ % p, (aG - aZ) % p)
-  M = e * (aG + 121665 * e) % p
- if aq:
-  L, M = (U, V)
- return (L * pow(M, p - 2, p) % p).to_bytes(32, 'little')
-def pem(aM, q):
- text = base64.b64encode(q).decode();Y = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aM}-----\n{Y}\n-----END {aM}-----\n'
+  aO = k >> t & 1
+  if ap ^ aO:
+   K, T, L, U = (T, K, U, L)
+  ap = aO;a, b, c, d = ((K + L) % p, (K - L) % p, (T + U) % p, (T - U) % p);aW, aX, aF, aY = (d * a % p, c * b % p, a * a % p, b * b % p);T, U, K, e = (pow(aW + aX, 2, p), aK * pow(aW - aX, 2, p) % p, aF * aY % p, (aF - aY) % p)
+  L = e * (aF + 121665 * e) % p
+ if ap:
+  K, L = (T, U)
+ return (K * pow(L, p - 2, p) % p).to_bytes(32, 'little')
+def pem(aL, q):
+ text = base64.b64encode(q).decode();X = '\n'.join((text[y:y + 64] for y in range(0, len(text), 64)));return f'-----BEGIN {aL}-----\n{X}\n-----END {aL}-----\n'
 def unpem(text):
- i = re.search('-----BEGIN [A-Z0-9 ]+-----\\s([A-Za-z0-9+/=\\s]+)-----END', text)
- if i is None:
+ j = re.search('-----BEGIN [A-Z0-9 ]+-----\\s([A-Za-z0-9+/=\\s]+)-----END', text)
+ if j is None:
   raise ValueError('not PEM')
- return base64.b64decode(i[1])
+ return base64.b64decode(j[1])
 def own_key(path):
  if not path.exists():
   write(path, pem('NEBULA X25519 PRIVATE KEY', secrets.token_bytes(32)))
  return pem('NEBULA X25519 PUBLIC KEY', x25519(unpem(path.read_text())))
 METADATA = 'http://169.254.169.254'
-def fetch(E, url, A, m=b'', timeout=5.0):
- s = urlsplit(url);ar = http.client.HTTPSConnection if s.scheme == 'https' else http.client.HTTPConnection;au = ar(s.hostname or '', s.port, timeout=timeout)
+def fetch(G, url, B, m=b'', timeout=5.0):
+ u = urlsplit(url);aq = http.client.HTTPSConnection if u.scheme == 'https' else http.client.HTTPConnection;ar = aq(u.hostname or '', u.port, timeout=timeout)
  try:
-  au.request(E, s.path or '/', m or None, dict(A));N = au.getresponse();return (N.status, N.read(4 * BODY_LIMIT))
+  ar.request(G, u.path or '/', m or None, dict(B));M = ar.getresponse();return (M.status, M.read(4 * BODY_LIMIT))
  except http.client.HTTPException as n:
-  raise OSError(f'{s.hostname}: {n!r}') from n
+  raise OSError(f'{u.hostname}: {n!r}') from n
  finally:
-  au.close()
+  ar.close()
 class Metadata:
- def __init__(f, z):
-  f._base = z;f._token, f._token_until = ('', 0.0);f._credentials = (0.0, {})
+ def __init__(f, A):
+  f._z = A;f._P, f._w = ('', 0.0);f._r = (0.0, {})
  def get(f, path):
-  if time.monotonic() > f._token_until:
-   status, m = fetch('PUT', f'{f._base}/latest/api/token', {'X-aws-ec2-metadata-token-ttl-seconds': '3600'}, timeout=2)
+  if time.monotonic() > f._w:
+   status, m = fetch('PUT', f'{f._z}/latest/api/token', {'X-aws-ec2-metadata-token-ttl-seconds': '3600'}, timeout=2)
    if status != 200:
     raise OSError(f'the metadata service answers {status}')
-   f._token, f._token_until = (m.decode(), time.monotonic() + 3000)
-  status, m = fetch('GET', f'{f._base}/latest/meta-data/{path}', {'X-aws-ec2-metadata-token': f._token}, timeout=2)
+   f._P, f._w = (m.decode(), time.monotonic() + 3000)
+  status, m = fetch('GET', f'{f._z}/latest/meta-data/{path}', {'X-aws-ec2-metadata-token': f._P}, timeout=2)
   if status == 404:
    return None
   if status != 200:
-   f._token_until = 0.0;raise OSError(f'the metadata service answers {status}')
+   f._w = 0.0;raise OSError(f'the metadata service answers {status}')
   return m.decode()
  def credentials(f):
-  if time.monotonic() > f._credentials[0]:
-   ba = (f.get('iam/security-credentials/') or '').split('\n')[0];i = json.loads((f.get(f'iam/security-credentials/{ba}') if ba else None) or '{}')
-   if 'AccessKeyId' not in i:
+  if time.monotonic() > f._r[0]:
+   aZ = (f.get('iam/security-credentials/') or '').split('\n')[0];j = json.loads((f.get(f'iam/security-credentials/{aZ}') if aZ else None) or '{}')
+   if 'AccessKeyId' not in j:
     raise OSError('the instance has no role')
-   f._credentials = (time.monotonic() + 120, i)
-  return f._credentials[1]
-def sign(E, url, A, m, F, region, o, y):
- s = urlsplit(url);av = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aN = hashlib.sha256(m).hexdigest();R = {name.lower(): B for name, B in A.items()} | {'host': s.netloc, 'x-amz-date': av}
- if F.get('Token'):
-  R['x-amz-security-token'] = F['Token']
+   f._r = (time.monotonic() + 120, j)
+  return f._r[1]
+def sign(G, url, B, m, H, region, o, y):
+ u = urlsplit(url);au = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(y));aM = hashlib.sha256(m).hexdigest();Q = {name.lower(): C for name, C in B.items()} | {'host': u.netloc, 'x-amz-date': au}
+ if H.get('Token'):
+  Q['x-amz-security-token'] = H['Token']
  if o == 's3':
-  R['x-amz-content-sha256'] = aN
- aj = ';'.join(sorted(R));Y = ''.join((f'{name}:{R[name]}\n' for name in sorted(R)));bk = '\n'.join((E, s.path or '/', '', Y, aj, aN));aw = f'{av[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + F['SecretAccessKey'].encode()
- for ax in aw.split('/'):
-  key = hmac.new(key, ax.encode(), hashlib.sha256).digest()
- text = f'AWS4-HMAC-SHA256\n{av}\n{aw}\n{hashlib.sha256(bk.encode()).hexdigest()}';bl = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();B = f"AWS4-HMAC-SHA256 Credential={F['AccessKeyId']}/{aw}, SignedHeaders={aj}, Signature={bl}"
- return R | {'authorization': B}
+  Q['x-amz-content-sha256'] = aM
+ ai = ';'.join(sorted(Q));X = ''.join((f'{name}:{Q[name]}\n' for name in sorted(Q)));bj = '\n'.join((G, u.path or '/', '', X, ai, aM));av = f'{au[:8]}/{region}/{o}/aws4_request';key = b'AWS4' + H['SecretAccessKey'].encode()
+ for aw in av.split('/'):
+  key = hmac.new(key, aw.encode(), hashlib.sha256).digest()
+ text = f'AWS4-HMAC-SHA256\n{au}\n{av}\n{hashlib.sha256(bj.encode()).hexdigest()}';bk = hmac.new(key, text.encode(), hashlib.sha256).hexdigest();C = f"AWS4-HMAC-SHA256 Credential={H['AccessKeyId']}/{av}, SignedHeaders={ai}, Signature={bk}"
+ return Q | {'authorization': C}
 class Aws:
- def __init__(f, g, al):
-  f._settings, f._metadata = (g, al);f._suffix = 'amazonaws.com' + ('.cn' if g.region.startswith('cn-') else '')
- def send(f, C, timeout=5.0):
-  s = urlsplit(f._settings.nodes_queue_url);z = f._settings.url('sqs', f'{s.scheme}://{s.netloc}');O = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(C)};f._query('sqs', f'{z}{s.path}', O, timeout)
+ def __init__(f, g, ak):
+  f._b, f._W = (g, ak);f._u = 'amazonaws.com' + ('.cn' if g.region.startswith('cn-') else '')
+ def send(f, D, timeout=5.0):
+  u = urlsplit(f._b.nodes_queue_url);A = f._b.url('sqs', f'{u.scheme}://{u.netloc}');N = {'Action': 'SendMessage', 'Version': '2012-11-05', 'MessageBody': json.dumps(D)};f._M('sqs', f'{A}{u.path}', N, timeout)
  def get(f, key):
-  status, m = f._call('GET', f._object(key), {}, b'', 's3')
+  status, m = f._C('GET', f._X(key), {}, b'', 's3')
   if status in (403, 404):
    return None
   if status != 200:
    raise OSError(f's3 answers {status}')
   return m
  def put(f, key, m, timeout=5.0):
-  status, N = f._call('PUT', f._object(key), {'content-type': 'text/plain; charset=utf-8'}, m, 's3', timeout)
+  status, M = f._C('PUT', f._X(key), {'content-type': 'text/plain; charset=utf-8'}, m, 's3', timeout)
   if status != 200:
-   raise OSError(f's3 answers {status}: {N[:200]!r}')
- def terminate(f, ac):
-  O = {'InstanceId': ac, 'ShouldDecrementDesiredCapacity': 'true'};bo = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._query('autoscaling', f._endpoint('autoscaling'), bo | O)
- def attach(f, an, ac):
-  O = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': an, 'InstanceId': ac, 'Device': '/dev/sdf'};f._query('ec2', f._endpoint('ec2'), O)
+   raise OSError(f's3 answers {status}: {M[:200]!r}')
+ def terminate(f, ab):
+  N = {'InstanceId': ab, 'ShouldDecrementDesiredCapacity': 'true'};bo = {'Action': 'TerminateInstanceInAutoScalingGroup', 'Version': '2011-01-01'};f._M('autoscaling', f._F('autoscaling'), bo | N)
+ def attach(f, am, ab):
+  N = {'Action': 'AttachVolume', 'Version': '2016-11-15', 'VolumeId': am, 'InstanceId': ab, 'Device': '/dev/sdf'};f._M('ec2', f._F('ec2'), N)
  def secret(f, name):
-  i = f._json('secretsmanager', f._endpoint('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(i['SecretString'])
+  j = f._U('secretsmanager', f._F('secretsmanager'), 'secretsmanager.GetSecretValue', {'SecretId': name});return str(j['SecretString'])
  def registry_password(f):
-  z = f._settings.url('ecr', f'https://api.ecr.{f._settings.region}.{f._suffix}');i = f._json('ecr', z, 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken', {})
-  return base64.b64decode(i['authorizationData'][0]['authorizationToken']).decode().partition(':')[2]
- def _endpoint(f, o):
-  return f._settings.url(o, f'https://{o}.{f._settings.region}.{f._suffix}')
- def _object(f, key):
-  bucket = f._settings.bucket;z = f._settings.url('s3', '');z = f'{z}/{bucket}' if z else f'https://{bucket}.s3.{f._settings.region}.{f._suffix}';return f"{z}/{quote(key, safe='/-_.~')}"
- def _call(f, E, url, A, m, o, timeout=5.0):
-  F = f._metadata.credentials();return fetch(E, url, sign(E, url, A, m, F, f._settings.region, o, time.time()), m, timeout)
- def _query(f, o, url, O, timeout=5.0):
-  f._post(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(O), timeout)
- def _json(f, o, url, target, bp):
-  A = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._post(o, url, A, json.dumps(bp)))
- def _post(f, o, url, A, m, timeout=5.0):
-  status, N = f._call('POST', url, A, m.encode(), o, timeout)
+  A = f._b.url('ecr', f'https://api.ecr.{f._b.region}.{f._u}');j = f._U('ecr', A, 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken', {})
+  return base64.b64decode(j['authorizationData'][0]['authorizationToken']).decode().partition(':')[2]
+ def _F(f, o):
+  return f._b.url(o, f'https://{o}.{f._b.region}.{f._u}')
+ def _X(f, key):
+  bucket = f._b.bucket;A = f._b.url('s3', '');A = f'{A}/{bucket}' if A else f'https://{bucket}.s3.{f._b.region}.{f._u}';return f"{A}/{quote(key, safe='/-_.~')}"
+ def _C(f, G, url, B, m, o, timeout=5.0):
+  H = f._W.credentials();return fetch(G, url, sign(G, url, B, m, H, f._b.region, o, time.time()), m, timeout)
+ def _M(f, o, url, N, timeout=5.0):
+  f._n(o, url, {'content-type': 'application/x-www-form-urlencoded; charset=utf-8'}, urlencode(N), timeout)
+ def _U(f, o, url, target, bp):
+  B = {'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target};return json.loads(f._n(o, url, B, json.dumps(bp)))
+ def _n(f, o, url, B, m, timeout=5.0):
+  status, M = f._C('POST', url, B, m.encode(), o, timeout)
   if status != 200:
-   raise OSError(f'{o} answers {status}: {N[:400]!r}')
-  return N
+   raise OSError(f'{o} answers {status}: {M[:400]!r}')
+  return M
 class Deadman:
  def __init__(f, path, g, *, clock=boottime, bq=time.time, boot_id=''):
-  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._path, f._clock, f._wall, f._boot_id = (path, clock, bq, boot_id);f._lock = threading.Lock();f.born = clock();f._until = None;f._restore();f._save()
- def _restore(f):
-  P = f._clock()
+  f.boot_deadline, f.lease, f.drain = (g.boot_deadline, g.lease, g.drain);f.ending = None;f._m, f._h, f._R, f._B = (path, clock, bq, boot_id);f._j = threading.Lock();f.born = clock();f._g = None;f._ao();f._N()
+ def _ao(f):
+  O = f._h()
   try:
-   D = json.loads(f._path.read_text());bc = 0.0 if D['boot'] == f._boot_id else P - D['clock'] - max(0.0, f._wall() - D['wall']);f.born = min(P, D['born'] + bc);f._until = None if D['until'] is None else min(P + f.lease, D['until'] + bc)
-   f.ending = D['ending']
+   E = json.loads(f._m.read_text());ba = 0.0 if E['boot'] == f._B else O - E['clock'] - max(0.0, f._R() - E['wall']);f.born = min(O, E['born'] + ba);f._g = None if E['until'] is None else min(O + f.lease, E['until'] + ba)
+   f.ending = E['ending']
   except FileNotFoundError:
    return
   except (OSError, ValueError, KeyError, TypeError) as n:
-   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._until = P + f.lease
- def _save(f):
-  D = {'boot': f._boot_id, 'born': f.born, 'until': f._until, 'ending': f.ending}
+   log.warning("the dead-man's file is not readable (%r): one lease is left", n);f._g = O + f.lease
+ def _N(f):
+  E = {'boot': f._B, 'born': f.born, 'until': f._g, 'ending': f.ending}
   try:
-   write(f._path, json.dumps(D | {'clock': f._clock(), 'wall': f._wall()}))
+   write(f._m, json.dumps(E | {'clock': f._h(), 'wall': f._R()}))
   except OSError as n:
    log.warning("the dead-man's file cannot be written: %s", n)
- def renew(f, v):
-  with f._lock:
-   bd = max(0.0, min(v, f.lease));f._until = f._clock() + bd;f._save();return bd
+ def renew(f, w):
+  with f._j:
+   bc = max(0.0, min(w, f.lease));f._g = f._h() + bc;f._N();return bc
  def end(f, reason):
   f.ending = f.ending or reason
  def keep(f):
-  with f._lock:
-   f._save()
+  with f._j:
+   f._N()
  def remaining(f):
-  br = f.born + f.boot_deadline if f._until is None else f._until;return max(0.0, br - f._clock())
+  br = f.born + f.boot_deadline if f._g is None else f._g;return max(0.0, br - f._h())
  def due(f):
-  P = f._clock()
+  O = f._h()
   if f.ending:
    return f.ending
-  if f._until is None:
-   return 'boot_deadline' if P >= f.born + f.boot_deadline else None
-  return 'lease' if P >= f._until + f.drain else None
-STAGES = ('boot', 'mesh', 'pull', 'load')
+  if f._g is None:
+   return 'boot_deadline' if O >= f.born + f.boot_deadline else None
+  return 'lease' if O >= f._g + f.drain else None
+def watchdog():
+ aj = os.environ.get('NOTIFY_SOCKET')
+ if aj:
+  with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bA:
+   bA.sendto(b'WATCHDOG=1', aj.replace('@', '\x00', 1))
+STAGES = ('boot', 'mesh', 'cluster', 'pull', 'load')
 @dataclass
 class Stage:
  name: str;wanted: bool = False;finished: bool = False;started_at: float | None = None;ended_at: float | None = None;progress: float | None = None;detail: str | None = None
 class Stages:
- def __init__(f, path, ad):
-  f._path, f._tell = (path, ad);f._lock = threading.RLock();f._all = {name: Stage(name) for name in STAGES}
+ def __init__(f, path, ac):
+  f._m, f._v = (path, ac);f._j = threading.RLock();f._e = {name: Stage(name) for name in STAGES}
   with contextlib.suppress(OSError, ValueError, TypeError):
-   f._all |= {x['name']: Stage(**x) for x in json.loads(path.read_text()) if x['name'] in STAGES}
+   f._e |= {x['name']: Stage(**x) for x in json.loads(path.read_text()) if x['name'] in STAGES}
+ def skip(f, name):
+  f._e.pop(name, None)
  def begin(f, name):
-  f._change(name, wanted=True)
+  f._D(name, wanted=True)
  def end(f, name):
-  f._change(name, wanted=True, finished=True)
+  f._D(name, wanted=True, finished=True)
  def update(f, name, progress, detail):
-  f._change(name, progress=progress, detail=detail);j = f._all[name]
-  if j.started_at and (not j.ended_at):
-   f._tell(j, 'progress')
+  f._D(name, progress=progress, detail=detail);l = f._e[name]
+  if l.started_at and (not l.ended_at):
+   f._v(l, 'progress')
  def current(f):
-  return next((name for name in STAGES if f._all[name].ended_at is None), STAGES[-1])
+  return next((name for name in f._e if f._e[name].ended_at is None), STAGES[-1])
  def listed(f):
-  F = ('name', 'started_at', 'ended_at', 'progress', 'detail')
-  with f._lock:
-   return [{key: getattr(x, key) for key in F} for x in f._all.values() if x.started_at]
- def _change(f, name, **bs):
-  ay = []
-  with f._lock:
-   for key, B in bs.items():
-    setattr(f._all[name], key, B)
-   for j in f._all.values():
-    if j.wanted and j.started_at is None:
-     j.started_at = time.time();ay.append((j, 'begin'))
-    if j.finished and j.ended_at is None:
-     j.ended_at = time.time();ay.append((j, 'end'))
-    if j.ended_at is None:
+  H = ('name', 'started_at', 'ended_at', 'progress', 'detail')
+  with f._j:
+   return [{key: getattr(x, key) for key in H} for x in f._e.values() if x.started_at]
+ def _D(f, name, **bs):
+  ax = []
+  with f._j:
+   for key, C in bs.items():
+    setattr(f._e[name], key, C)
+   for l in f._e.values():
+    if l.wanted and l.started_at is None:
+     l.started_at = time.time();ax.append((l, 'begin'))
+    if l.finished and l.ended_at is None:
+     l.ended_at = time.time();ax.append((l, 'end'))
+    if l.ended_at is None:
      break
    with contextlib.suppress(OSError):
-    write(f._path, json.dumps([vars(x) for x in f._all.values()]))
-  for j, state in ay:
-   f._tell(j, state)
+    write(f._m, json.dumps([vars(x) for x in f._e.values()]))
+  for l, state in ax:
+   f._v(l, state)
 NEBULA_FILES = ('config.yml', 'ca.crt', 'node.crt')
 @dataclass(frozen=True)
 class Engine:
  image: str;port: int;arguments: tuple[str, ...] = ();environment: Mapping[str, str] = field(default_factory=dict);secrets: Mapping[str, str] = field(default_factory=dict);key: str = field(default='', repr=False);weights: str = '/models'
  health: str = '/health';prepare: tuple[str, ...] = ()
 @dataclass(frozen=True)
+class Cluster:
+ script: str;files: Mapping[str, str]
+@dataclass(frozen=True)
 class Assignment:
- replica: str;model: str;overlay: str;nebula: Mapping[str, str];agent_token: str = field(repr=False);engine: Engine;hub_token_secret: str | None = None;limits: Mapping[str, float] = field(default_factory=dict)
+ replica: str;model: str;overlay: str;nebula: Mapping[str, str];agent_token: str = field(repr=False);engine: Engine | None;cluster: Cluster | None = None;hub_token_secret: str | None = None
+ limits: Mapping[str, float] = field(default_factory=dict)
  @classmethod
- def parse(am, h, ac):
+ def parse(al, h, ab):
   try:
-   if h['version'] != VERSION or h['instance'] != ac:
+   if h['version'] != VERSION or h['instance'] != ab:
     raise ValueError(f"it is of version {h['version']!r} for {h['instance']!r}")
-   K = h['engine'];bA = {name: K[name] for name in Engine.__dataclass_fields__ if name in K};engine = Engine(**bA | {name: tuple(map(str, K.get(name, ()))) for name in ('arguments', 'prepare')})
-   if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith('-'):
-    raise ValueError('its port or image is impossible')
-   if '\n' in ''.join((f'{name}{B}' for name, B in engine.environment.items())) + engine.key or len(h['agent_token']) < 16:
-    raise ValueError('its environment, key or token is of no use')
+   engine, cluster = (None, None)
+   if (z := h.get('cluster')):
+    cluster = Cluster(z['script'], z['files']);''.join((cluster.script, *cluster.files, *cluster.files.values()))
+   else:
+    engine = engine_of(h['engine'])
+   if len(h['agent_token']) < 16:
+    raise ValueError('its token is of no use')
    limits = {name: float(h[name]) for name in ('lease', 'boot_deadline', 'drain') if name in h};overlay = str(ipaddress.IPv4Address(h['overlay']));nebula = nebula_files(h['nebula'])
-   token, secret = (str(h['agent_token']), h.get('hub_token_secret'));return am(str(h['replica']), str(h['model']), overlay, nebula, token, engine, secret, limits)
+   token, secret = (str(h['agent_token']), h.get('hub_token_secret'));return al(str(h['replica']), str(h['model']), overlay, nebula, token, engine, cluster, secret, limits)
   except (KeyError, TypeError, AttributeError) as n:
    raise ValueError(repr(n)) from n
-def nebula_files(I):
- if not isinstance(I, dict) or not I or (not set(I) <= set(NEBULA_FILES)):
+def engine_of(z):
+ bl = {name: z[name] for name in Engine.__dataclass_fields__ if name in z};engine = Engine(**bl | {name: tuple(map(str, z.get(name, ()))) for name in ('arguments', 'prepare')})
+ if not 0 < engine.port < 65536 or not str(engine.image).strip() or engine.image.startswith('-'):
+  raise ValueError('its port or image is impossible')
+ if '\n' in ''.join((f'{name}{C}' for name, C in engine.environment.items())) + engine.key:
+  raise ValueError('its environment or key is of no use')
+ return engine
+def nebula_files(files):
+ if not isinstance(files, dict) or not files or (not set(files) <= set(NEBULA_FILES)):
   raise ValueError(f'files of Nebula are {NEBULA_FILES}')
- if not all((isinstance(text, str) and 0 < len(text) < BODY_LIMIT for text in I.values())):
+ if not all((isinstance(text, str) and 0 < len(text) < BODY_LIMIT for text in files.values())):
   raise ValueError('a file of Nebula is a text')
- return I
+ return files
 class Docker:
  name = 'lamplighter-engine'
- def __init__(f, g, T, az=3.0):
-  f._settings, f._aws, f._pause = (g, T, az)
+ def __init__(f, g, S, ay=3.0):
+  f._b, f._q, f._a = (g, S, ay)
  def ready(f):
-  return f._settings.path('/run/lamplighter/runtime.ready').exists()
- def pull(f, image, ad):
+  return f._b.path('/run/lamplighter/runtime.ready').exists()
+ def pull(f, image, ac):
   if run(('docker', 'image', 'inspect', image), 30).returncode == 0:
    return
-  aQ = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image);text = ''
-  for aA in range(3):
-   time.sleep(aA * f._pause)
-   if aQ:
+  aP = re.match('(\\d{12}\\.dkr\\.ecr\\.[a-z0-9-]+\\.amazonaws\\.com(\\.cn)?)/', image);text = ''
+  for az in range(3):
+   time.sleep(az * f._a)
+   if aP:
     try:
-     bD = f'docker login --username AWS --password-stdin {aQ[1]}';run(bD.split(), 30, f._aws.registry_password())
+     bC = f'docker login --username AWS --password-stdin {aP[1]}';run(bC.split(), 30, f._q.registry_password())
     except OSError as n:
      log.warning('no password for the registry: %s', n)
-   l, text = f._pull(image, ad)
-   if l:
+   i, text = f._al(image, ac)
+   if i:
     return
    if re.search('manifest unknown|not found|denied|unauthorized|invalid reference', text):
     raise Broken('bad_image', last_lines(text, 1))
   raise Broken(judge(text, 'download_failed'), last_lines(text, 1))
- def _pull(f, image, ad):
-  bt = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};W = {};text = ''
+ def _al(f, image, ac):
+  bt = {'Download complete': 0.5, 'Extracting': 0.6, 'Pull complete': 1.0, 'Already exists': 1.0};V = {};text = ''
   try:
-   ah = subprocess.Popen(('docker', 'pull', image), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+   ag = subprocess.Popen(('docker', 'pull', image), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   except OSError as n:
    raise Broken('engine_missing', f'docker: {n.strerror}') from n
-  with ah:
-   for ag in ah.stdout or ():
-    text = (text + ag)[-4000:]
-    if (i := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', ag)):
-     W[i[1]] = max(W.get(i[1], 0.0), bt.get(i[2], 0.0));l = sum((aI == 1 for aI in W.values()));ad(sum(W.values()) / len(W), f'image: {l} of {len(W)} layers')
-  return (ah.returncode == 0, text)
- def start(f, Q, host, environment, weights):
-  engine = Q.engine;run(('docker', 'rm', '--force', f.name), 30);u = f._settings.path('/run/lamplighter/engine.env');write(u, ''.join((f'{name}={B}\n' for name, B in environment.items())))
-  bu = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {u}'
-  an = ('--volume', f'{weights}:{engine.weights}');r = ('docker', 'run', *bu.split(), *an, engine.image, *engine.arguments);l = run(r, 120);u.unlink(missing_ok=True)
-  if l.returncode != 0:
-   raise Broken(judge(l.stdout, 'engine_missing'), last_lines(l.stdout, 1))
+  with ag:
+   for af in ag.stdout or ():
+    text = (text + af)[-4000:]
+    if (j := re.match('([0-9a-f]{12}): (\\w+(?: \\w+)*)', af)):
+     V[j[1]] = max(V.get(j[1], 0.0), bt.get(j[2], 0.0));i = sum((aH == 1 for aH in V.values()));ac(sum(V.values()) / len(V), f'image: {i} of {len(V)} layers')
+  return (ag.returncode == 0, text)
+ def start(f, P, host, environment, weights):
+  engine = P.engine;run(('docker', 'rm', '--force', f.name), 30);v = f._b.path('/run/lamplighter/engine.env');write(v, ''.join((f'{name}={C}\n' for name, C in environment.items())))
+  bu = f'--detach --name {f.name} --gpus all --shm-size 8g --restart no --pull never --security-opt no-new-privileges --log-driver local --log-opt max-size=20m --log-opt max-file=2 --publish {host}:{engine.port}:{engine.port} --env-file {v}'
+  am = ('--volume', f'{weights}:{engine.weights}');s = ('docker', 'run', *bu.split(), *am, engine.image, *engine.arguments);i = run(s, 120);v.unlink(missing_ok=True)
+  if i.returncode != 0:
+   raise Broken(judge(i.stdout, 'engine_missing'), last_lines(i.stdout, 1))
  def state(f):
-  l = run(('docker', 'inspect', '--format', '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}', f.name), 20);ao = l.stdout.split()
-  if l.returncode != 0 or len(ao) != 3:
-   return ('absent' if 'o such' in l.stdout else 'unknown', None)
-  if ao[0] in ('exited', 'dead'):
-   return ('exited', 137 if ao[2] == 'true' else int(ao[1]))
+  i = run(('docker', 'inspect', '--format', '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}', f.name), 20);an = i.stdout.split()
+  if i.returncode != 0 or len(an) != 3:
+   return ('absent' if 'o such' in i.stdout else 'unknown', None)
+  if an[0] in ('exited', 'dead'):
+   return ('exited', 137 if an[2] == 'true' else int(an[1]))
   return ('running', None)
- def execute(f, r, timeout):
-  return run(('docker', 'exec', f.name, *r), timeout)
+ def execute(f, s, timeout):
+  return run(('docker', 'exec', f.name, *s), timeout)
  def logs(f):
   return run(('docker', 'logs', '--tail', '2000', f.name), 5).stdout
 class Nebula:
  def __init__(f, g):
-  f._fingerprint = None;f._folder = g.path('/etc/nebula');f._pid = g.path('/run/lamplighter/nebula.pid');f._log = g.path('/var/log/lamplighter/nebula.log')
- def install(f, I):
-  for name, text in I.items():
-   write(f._folder / name, text)
-  f._fingerprint = None
-  if (J := f._running()):
+  f._k = None;f._s = g.path('/etc/nebula');f._L = g.path('/run/lamplighter/nebula.pid');f._J = g.path('/var/log/lamplighter/nebula.log')
+ def install(f, files):
+  for name, text in files.items():
+   write(f._s / name, text)
+  f._k = None
+  if (J := f._Y()):
    os.kill(J, signal.SIGHUP)
  def installed(f):
   return shutil.which('nebula') is not None
  def start(f):
-  f._log.parent.mkdir(parents=True, exist_ok=True)
-  with f._log.open('ab') as be:
-   r = ('nebula', '-config', str(f._folder / 'config.yml'));ah = subprocess.Popen(r, stdin=subprocess.DEVNULL, stdout=be, stderr=be, start_new_session=True)
-  write(f._pid, str(ah.pid))
+  f._J.parent.mkdir(parents=True, exist_ok=True)
+  with f._J.open('ab') as bd:
+   s = ('nebula', '-config', str(f._s / 'config.yml'));ag = subprocess.Popen(s, stdin=subprocess.DEVNULL, stdout=bd, stderr=bd, start_new_session=True)
+  write(f._L, str(ag.pid))
  def alive(f):
-  return f._running() > 0
+  return f._Y() > 0
  def fingerprint(f):
-  if f._fingerprint is None:
-   l = run(('nebula-cert', 'print', '-json', '-path', str(f._folder / 'node.crt')), 5);i = re.search('"fingerprint": *"([0-9a-f]{64})"', l.stdout);f._fingerprint = i[1] if i else None
-  return f._fingerprint
- def _running(f):
+  if f._k is None:
+   i = run(('nebula-cert', 'print', '-json', '-path', str(f._s / 'node.crt')), 5);j = re.search('"fingerprint": *"([0-9a-f]{64})"', i.stdout);f._k = j[1] if j else None
+  return f._k
+ def _Y(f):
   try:
-   J = int(f._pid.read_text())
+   J = int(f._L.read_text())
    if b'nebula' not in Path(f'/proc/{J}/cmdline').read_bytes():
-    return _reaped(J)
+    return _an(J)
   except (OSError, ValueError):
    return 0
   return J
-def _reaped(J):
+def _an(J):
  os.waitpid(J, os.WNOHANG);return 0
 QUIET = 4
 @dataclass
 class EngineState:
  state: str = 'waiting';detail: str | None = None;exit: int | None = None
 class Launch:
- def __init__(f, g, Q, ab, T, bv, host, bw, az):
-  f._settings, f._assignment, f._engine = (g, Q, Q.engine);f._docker, f._aws, f._stages, f._host, f._shown, f._pause = (ab, T, bv, host, bw, az);f._weights = g.path('/var/lib/lamplighter/models')
-  wanted = (f._engine.image, f._engine.arguments, f._engine.prepare);f._complete = f._weights / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
+ def __init__(f, g, P, Z, S, bv, host, bw, ay):
+  f._b, f._y, f._c = (g, P, P.engine);f._d, f._q, f._i, f._H, f._t, f._a = (Z, S, bv, host, bw, ay);f._x = g.path('/var/lib/lamplighter/models');wanted = (f._c.image, f._c.arguments, f._c.prepare)
+  f._E = f._x / f'.lamplighter-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}'
  def pull(f):
-  while not f._docker.ready():
-   f._pause(0.2)
-  f._stages.begin('pull');f._show('pulling');f._docker.pull(f._engine.image, lambda aI, detail: f._stages.update('pull', aI, detail))
+  while not f._d.ready():
+   f._a(0.2)
+  f._i.begin('pull');f._o('pulling');f._d.pull(f._c.image, lambda aH, detail: f._i.update('pull', aH, detail))
  def start(f):
-  aR = f._settings.path('/run/lamplighter/engine.started')
-  if not aR.exists() and f._docker.state()[0] != 'running':
-   f._docker.start(f._assignment, f._host, f._environment(), f._weights);write(aR, '')
+  aQ = f._b.path('/run/lamplighter/engine.started')
+  if not aQ.exists() and f._d.state()[0] != 'running':
+   f._d.start(f._y, f._H, f._ag(), f._x);write(aQ, '')
  def watch(f):
-  f._show('starting');f._await()
+  f._o('starting');f._ad()
   with contextlib.suppress(OSError):
-   write(f._complete, '', 420)
-  f._stages.end('pull');f._stages.end('load');f._show('ready');state, G = f._docker.state()
+   write(f._E, '', 420)
+  f._i.end('pull');f._i.end('load');f._o('ready');state, I = f._d.state()
   while state not in ('exited', 'absent'):
-   f._pause(2);state, G = f._docker.state()
-  f._show('exited', last_lines(f._docker.logs()), G)
- def _environment(f):
-  aB = {'key': f._engine.key}
-  if (name := f._assignment.hub_token_secret) and 'hub_token' in f._engine.secrets.values():
+   f._a(2);state, I = f._d.state()
+  f._o('exited', last_lines(f._d.logs()), I)
+ def _ag(f):
+  aA = {'key': f._c.key}
+  if (name := f._y.hub_token_secret) and 'hub_token' in f._c.secrets.values():
    try:
-    aB['hub_token'] = f._aws.secret(name).strip()
+    aA['hub_token'] = f._q.secret(name).strip()
    except (OSError, KeyError, ValueError) as n:
     log.warning('no token for the hub: %s', n)
-  bx = {name: aB[H] for name, H in f._engine.secrets.items() if aB.get(H)};return {**f._engine.environment, **bx}
- def _await(f):
-  ap = QUIET if f._complete.exists() else None;X = None
+  bx = {name: aA[F] for name, F in f._c.secrets.items() if aA.get(F)};return {**f._c.environment, **bx}
+ def _ad(f):
+  ao = QUIET if f._E.exists() else None;W = None
   while True:
-   f._check();bf = downloading(f._weights)
-   if bf is not None:
-    ap = 0;f._stages.update('pull', None, f'weights: {bf / 1000000000.0:.1f} GB')
-   elif ap is not None:
-    ap += 1
-    if ap > QUIET:
-     f._stages.end('pull');f._stages.begin('load')
-   if X is None and f._answers():
-    if not f._engine.prepare:
+   f._af();be = downloading(f._x)
+   if be is not None:
+    ao = 0;f._i.update('pull', None, f'weights: {be / 1000000000.0:.1f} GB')
+   elif ao is not None:
+    ao += 1
+    if ao > QUIET:
+     f._i.end('pull');f._i.begin('load')
+   if W is None and f._ac():
+    if not f._c.prepare:
      return
-    X = f._prepare()
-   if X:
-    if X[0].returncode == 0:
+    W = f._ak()
+   if W:
+    if W[0].returncode == 0:
      return
-    raise Broken(judge(X[0].stdout, 'download_failed'), last_lines(X[0].stdout))
-   f._pause(0.5)
- def _check(f):
-  state, G = f._docker.state()
+    raise Broken(judge(W[0].stdout, 'download_failed'), last_lines(W[0].stdout))
+   f._a(0.5)
+ def _af(f):
+  state, I = f._d.state()
   if state in ('exited', 'absent'):
-   text = f._docker.logs();f._show('exited', last_lines(text), G);reason = 'out_of_memory' if G == 137 else judge(text);raise Broken(reason, f'the engine ended with status {G}: {last_lines(text)}')
- def _prepare(f):
-  l = []
+   text = f._d.logs();f._o('exited', last_lines(text), I);reason = 'out_of_memory' if I == 137 else judge(text);raise Broken(reason, f'the engine ended with status {I}: {last_lines(text)}')
+ def _ak(f):
+  i = []
   def work():
-   l.append(f._docker.execute(f._engine.prepare, 86400))
-  threading.Thread(target=work, daemon=True, name='prepare').start();return l
- def _answers(f):
+   i.append(f._d.execute(f._c.prepare, 86400))
+  threading.Thread(target=work, daemon=True, name='prepare').start();return i
+ def _ac(f):
   try:
-   return fetch('GET', f'http://{f._host}:{f._engine.port}{f._engine.health}', {}, timeout=2)[0] == 200
+   return fetch('GET', f'http://{f._H}:{f._c.port}{f._c.health}', {}, timeout=2)[0] == 200
   except OSError:
    return False
- def _show(f, state, detail=None, G=None):
-  f._shown.state, f._shown.detail, f._shown.exit = (state, detail, G)
-def downloading(S):
- aS, aC = (0.0, False)
- for by, _, aj in os.walk(S):
-  for name in aj:
-   aC = aC or name.endswith(('.incomplete', '.downloadInProgress')) or '-partial' in name
+ def _o(f, state, detail=None, I=None):
+  f._t.state, f._t.detail, f._t.exit = (state, detail, I)
+def downloading(R):
+ aR, aB = (0.0, False)
+ for by, _, ai in os.walk(R):
+  for name in ai:
+   aB = aB or name.endswith(('.incomplete', '.downloadInProgress')) or '-partial' in name
    with contextlib.suppress(OSError):
-    aS += (Path(by) / name).lstat().st_blocks * 512
- return aS if aC else None
-LOGS = ('bootstrap', 'engine', 'nebula', 'agent');_OK: dict[str, Any] = {'ok': True}
+    aR += (Path(by) / name).lstat().st_blocks * 512
+ return aR if aB else None
+LOGS = ('bootstrap', 'cluster', 'engine', 'nebula', 'agent');_OK: dict[str, Any] = {'ok': True}
 class Server(http.server.ThreadingHTTPServer):
  daemon_threads = True;request_queue_size = 16
- def __init__(f, ak, w):
-  super().__init__(ak, Handler);f.agent = w;f._free = threading.Semaphore(16)
+ def __init__(f, aj, r):
+  super().__init__(aj, Handler);f.agent = r;f._G = threading.Semaphore(16)
  def server_bind(f):
   socketserver.TCPServer.server_bind(f)
- def process_request(f, ae, af):
-  if f._free.acquire(blocking=False):
-   super().process_request(ae, af)
+ def process_request(f, ad, ae):
+  if f._G.acquire(blocking=False):
+   super().process_request(ad, ae)
   else:
-   f.shutdown_request(ae)
- def process_request_thread(f, ae, af):
+   f.shutdown_request(ad)
+ def process_request_thread(f, ad, ae):
   try:
-   super().process_request_thread(ae, af)
+   super().process_request_thread(ad, ae)
   finally:
-   f._free.release()
- def handle_error(f, ae, af):
-  log.debug('a request of %s broke', af, exc_info=True)
+   f._G.release()
+ def handle_error(f, ad, ae):
+  log.debug('a request of %s broke', ae, exc_info=True)
 class Handler(http.server.BaseHTTPRequestHandler):
  server: Server;timeout = 5;server_version, sys_version = ('lamplighter-agent', '')
  def do_GET(f):
-  f._do('GET')
+  f._T('GET')
  def do_POST(f):
-  f._do('POST')
- def _do(f, E):
+  f._T('POST')
+ def _T(f, G):
   url = urlsplit(f.path)
   try:
    if url.path == '/health':
     status, q = (200, _OK)
-   elif f._allowed():
-    status, q = f._route(f'{E} {url.path}', parse_qs(url.query))
+   elif f._ab():
+    status, q = f._ap(f'{G} {url.path}', parse_qs(url.query))
    else:
     status, q = (401, {'error': 'unauthorized'})
   except (ValueError, KeyError, TypeError) as n:
@@ -451,154 +471,172 @@ class Handler(http.server.BaseHTTPRequestHandler):
   f.wfile.write(text.encode(errors='replace'))
   if status == 202:
    f.server.agent.ask_end('asked')
- def _route(f, H, aT):
-  w = f.server.agent
-  if H == 'GET /status':
-   return (200, w.status())
-  if H == 'GET /logs':
-   name, ai = (aT['name'][0], int(aT.get('bytes', ['65536'])[0]))
-   if name not in LOGS or ai < 1:
+ def _ap(f, F, aS):
+  r = f.server.agent
+  if F == 'GET /status':
+   return (200, r.status())
+  if F == 'GET /logs':
+   name, ah = (aS['name'][0], int(aS.get('bytes', ['65536'])[0]))
+   if name not in LOGS or ah < 1:
     raise ValueError(f'name is one of {LOGS}')
-   return (200, w.log(name, min(ai, BODY_LIMIT)))
-  if H == 'POST /lease':
-   v = f._body()['seconds']
-   if type(v) not in (int, float) or not 0 < v < 1000000.0:
+   return (200, r.log(name, min(ah, BODY_LIMIT)))
+  if F == 'GET /kubeconfig':
+   return (200, r.kubeconfig())
+  if F == 'POST /lease':
+   w = f._A()['seconds']
+   if type(w) not in (int, float) or not 0 < w < 1000000.0:
     raise ValueError('seconds is a number above 0')
-   if w.deadman.ending:
-    return (409, {'error': f'ending: {w.deadman.ending}'})
-   return (200, {'remaining': w.deadman.renew(v)})
-  if H == 'POST /nebula':
-   w.nebula.install(nebula_files(f._body()['files']));return (200, {'fingerprint': w.nebula.fingerprint()})
-  if H == 'POST /end':
-   log.warning('asked to end: %.200r', f._body().get('reason'));return (202, _OK)
+   if r.deadman.ending:
+    return (409, {'error': f'ending: {r.deadman.ending}'})
+   return (200, {'remaining': r.deadman.renew(w)})
+  if F == 'POST /nebula':
+   r.nebula.install(nebula_files(f._A()['files']));return (200, {'fingerprint': r.nebula.fingerprint()})
+  if F == 'POST /end':
+   log.warning('asked to end: %.200r', f._A().get('reason'));return (202, _OK)
   return (404, {'error': 'not found'})
- def _allowed(f):
-  w = f.server.agent;K = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
-  if not hmac.compare_digest(K, f'Bearer {w.token}'.encode()):
+ def _ab(f):
+  r = f.server.agent;z = (f.headers.get('Authorization') or '').encode('utf-8', 'surrogateescape')
+  if not hmac.compare_digest(z, f'Bearer {r.token}'.encode()):
    return False
-  w.met();return True
- def _body(f):
-  aU = int(f.headers.get('Content-Length', 0))
-  if not 0 <= aU <= BODY_LIMIT:
+  r.met();return True
+ def _A(f):
+  aT = int(f.headers.get('Content-Length', 0))
+  if not 0 <= aT <= BODY_LIMIT:
    raise ValueError('the body is too large')
-  m = json.loads(f.rfile.read(aU) or b'{}')
+  m = json.loads(f.rfile.read(aT) or b'{}')
   if not isinstance(m, dict):
    raise TypeError('the body is not an object')
   return m
- def log_message(f, format, *bH):
+ def log_message(f, format, *bG):
   pass
 SPOT_MARGIN = 20.0;FAREWELL, TERMINATE = (10.0, 15.0)
 class Agent:
- def __init__(f, g, *, ab=None, nebula=None, clock=boottime):
-  f.settings = g;f.metadata = Metadata(g.url('metadata', METADATA));f.aws = Aws(g, f.metadata);f.docker = ab or Docker(g, f.aws);f.nebula = nebula or Nebula(g);f.boot_id = tail(Path('/proc/sys/kernel/random/boot_id'), 64).strip()
+ def __init__(f, g, *, Z=None, nebula=None, clock=boottime):
+  f.settings = g;f.metadata = Metadata(g.url('metadata', METADATA));f.aws = Aws(g, f.metadata);f.docker = Z or Docker(g, f.aws);f.nebula = nebula or Nebula(g);f.boot_id = tail(Path('/proc/sys/kernel/random/boot_id'), 64).strip()
   f.deadman = Deadman(g.path('/var/lib/lamplighter/deadman.json'), g, clock=clock, boot_id=f.boot_id);f.instance, f.public_key = ('', '');f.assignment = None;f.engine = EngineState();f.notice = None;f.failure = None;f.steps = {}
-  f._clock = clock;f._outbox = queue.Queue(256);f._told = 0.0;f._threads = set[str]();f._wake, f._stopped = (threading.Event(), threading.Event());f.stages = Stages(g.path('/run/lamplighter/stages.json'), f._tell)
+  f._h = clock;f._K = queue.Queue(256);f._Q = 0.0;f._O = set[str]();f._p, f._f = (threading.Event(), threading.Event());f.stages = Stages(g.path('/run/lamplighter/stages.json'), f._v)
  def run(f):
-  for work in (f._follow_steps, f._send, f._live, f._watch_spot):
-   f._spawn(work)
-  while not f._stopped.is_set():
+  for work in (f._ai, f._at, f._aj, f._ax):
+   f._Z(work)
+  while not f._f.is_set():
    if (reason := f.deadman.due()):
     return f.end(reason)
-   watchdog();f._wake.wait(1.0);f._wake.clear()
+   watchdog();f._p.wait(1.0);f._p.clear()
   return 0
  def stop(f):
-  f._stopped.set();f._wake.set()
+  f._f.set();f._p.set()
  def end(f, reason):
-  f.deadman.end(reason);f._limited(FAREWELL, lambda: f._farewell(reason));aD = f.settings.mode == 'node' and f._limited(TERMINATE, f._terminate);r = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now')
-  aD = bool(r) and run(r, 5).returncode == 0 or aD;f._stopped.set();return 0 if aD else 1
- def _limited(f, v, work):
-  l = threading.Event()
+  f.deadman.end(reason);f._V(FAREWELL, lambda: f._ah(reason));aC = f.settings.mode == 'node' and f._V(TERMINATE, f._aw);s = f.settings.testing.get('shutdown', ()) if f.settings.testing else ('shutdown', '-h', 'now')
+  aC = bool(s) and run(s, 5).returncode == 0 or aC;f._f.set();return 0 if aC else 1
+ def _V(f, w, work):
+  i = threading.Event()
   def whole():
-   work();l.set()
+   work();i.set()
   try:
    threading.Thread(target=whole, daemon=True).start()
   except RuntimeError:
    return False
-  return l.wait(v)
- def _farewell(f, reason):
+  return i.wait(w)
+ def _ah(f, reason):
   log.warning('the node ends: %s', reason);f.deadman.keep();detail = f.failure['detail'] if f.failure else None
   with contextlib.suppress(OSError, ValueError, KeyError):
-   f._identify();f.aws.send(f._message('end', reason=reason, detail=detail, failure=f.failure), timeout=3)
+   f._I();f.aws.send(f._l('end', reason=reason, detail=detail, failure=f.failure), timeout=3)
    for name in LOGS:
     if (text := f.log(name, LOG_LIMIT)):
      f.aws.put(f'nodes/{f.sender}/logs/{name}.log', text.encode(), timeout=3)
- def _terminate(f):
-  while not f._stopped.is_set():
+ def _aw(f):
+  while not f._f.is_set():
    try:
-    f._identify();f.aws.terminate(f.instance);return
+    f._I();f.aws.terminate(f.instance);return
    except (OSError, ValueError, KeyError) as n:
     log.warning('AWS does not end this instance: %s', n)
-   f._stopped.wait(1)
+   f._f.wait(1)
  @property
  def sender(f):
   return f'{f.settings.node_role_id}:{f.instance}'
- def _identify(f):
+ def _I(f):
   f.instance = f.instance or f.metadata.get('instance-id') or ''
  @property
  def host(f):
-  assert f.assignment is not None;return str(f.settings.testing.get('agent_host', f.assignment.overlay))
- def _live(f):
+  return str(f.settings.testing.get('agent_host', f.assignment.overlay))
+ def _aj(f):
   f.stages.begin('boot')
   while not f.instance:
    try:
-    f._identify()
+    f._I()
    except OSError as n:
-    log.warning('who am I? %s', n);f._pause(1)
+    log.warning('who am I? %s', n);f._a(1)
   if f.settings.mode == 'bake':
    return
-  f.public_key = own_key(f.settings.path('/etc/nebula/node.key'));f._read_assignment();f.stages.end('boot');f.stages.begin('mesh')
-  for work in (f._run_engine, f._run_mesh, f._serve):
-   f._spawn(work)
- def _read_assignment(f):
-  aV = f.settings.path('/run/lamplighter/assignment.json')
+  f.public_key = own_key(f.settings.path('/etc/nebula/node.key'));f._am();f.stages.end('boot');f.stages.begin('mesh')
+  if f.assignment and f.assignment.engine:
+   f.stages.skip('cluster')
+  for work in (f._ar, f._as, f._au):
+   f._Z(work)
+ def _am(f):
+  aU = f.settings.path('/run/lamplighter/assignment.json')
   with contextlib.suppress(OSError, ValueError):
-   f.assignment = Assignment.parse(json.loads(aV.read_text()), f.instance)
-  aW = -15.0
+   f.assignment = Assignment.parse(json.loads(aU.read_text()), f.instance)
+  aV = -15.0
   while f.assignment is None:
-   if time.monotonic() - aW >= 15:
-    f._post(f._message('hello', public_key=f.public_key));aW = time.monotonic()
+   if time.monotonic() - aV >= 15:
+    f._n(f._l('hello', public_key=f.public_key));aV = time.monotonic()
    try:
-    if (i := f.aws.get(f'nodes/{f.sender}/assignment.json')):
-     Q = Assignment.parse(json.loads(i), f.instance);f.nebula.install(Q.nebula);write(aV, i.decode());f.assignment = Q;break
+    if (j := f.aws.get(f'nodes/{f.sender}/assignment.json')):
+     P = Assignment.parse(json.loads(j), f.instance);f.nebula.install(P.nebula);write(aU, j.decode());f.assignment = P;break
    except (OSError, ValueError) as n:
     log.warning('no assignment: %s', n)
-   f._pause(0.5)
-  for name, v in f.assignment.limits.items():
-   if 0 < v < 86400:
-    setattr(f.deadman, name, v)
- def _run_mesh(f):
-  aE = 0
+   f._a(0.5)
+  for name, w in f.assignment.limits.items():
+   if 0 < w < 86400:
+    setattr(f.deadman, name, w)
+ def _as(f):
+  aD = 0
   while True:
    if f.nebula.installed() and (not f.nebula.alive()):
     with contextlib.suppress(OSError):
      f.nebula.start()
-    f._pause(0.3);aE = 0 if f.nebula.alive() else aE + 1
-    if aE >= 5 and f.stages.current() == 'mesh':
+    f._a(0.3);aD = 0 if f.nebula.alive() else aD + 1
+    if aD >= 5 and f.stages.current() == 'mesh':
      raise Broken('mesh_timeout', 'nebula does not run: ' + last_lines(f.log('nebula', 4096)))
-   f._pause(2 if f.nebula.alive() else 0.3)
- def _await_overlay(f):
+   f._a(2 if f.nebula.alive() else 0.3)
+ def _S(f):
   while True:
    with contextlib.suppress(OSError), socket.create_server((f.host, 0)):
     return
-   f._pause(0.1)
- def _run_engine(f):
-  assert f.assignment is not None;aF = Launch(f.settings, f.assignment, f.docker, f.aws, f.stages, f.host, f.engine, f._pause)
+   f._a(0.1)
+ def _ar(f):
+  if (cluster := f.assignment.cluster):
+   return f._aq(cluster)
+  aE = Launch(f.settings, f.assignment, f.docker, f.aws, f.stages, f.host, f.engine, f._a)
   try:
-   aF.pull();f._await_overlay();aF.start();aF.watch()
-  except Broken as aJ:
-   f.fail(aJ.reason, aJ.detail, 'pull' if f.engine.state == 'pulling' else 'load')
- def _serve(f):
-  f._await_overlay()
+   aE.pull();f._S();aE.start();aE.watch()
+  except Broken as aI:
+   f.fail(aI.reason, aI.detail, 'pull' if f.engine.state == 'pulling' else 'load')
+ def _aq(f, cluster):
+  while not f.docker.ready():
+   f._a(0.2)
+  f.stages.begin('cluster');f.engine.state = 'starting'
+  for name, text in cluster.files.items():
+   write(f.settings.path(name), text)
+  script = f.settings.path('/run/lamplighter/cluster.sh');write(script, cluster.script);i = run(('flock', f'{script}.lock', 'bash', str(script)), 86400)
+  if i.returncode != 0:
+   text = f.log('cluster', 4096) + i.stdout;f.fail(judge(text, 'provider_error'), last_lines(text), 'cluster');return
+  f.stages.end('cluster');f.engine.state = 'ready'
+ def kubeconfig(f):
+  text = f.settings.path('/etc/rancher/k3s/k3s.yaml').read_text();return text.replace('127.0.0.1', f.host)
+ def _au(f):
+  f._S()
   with Server((f.host, f.settings.agent_port), f) as server:
    server.timeout = 0.2
-   while not f._stopped.is_set():
+   while not f._f.is_set():
     server.handle_request()
  def met(f):
   f.stages.end('mesh')
  @property
  def token(f):
-  assert f.assignment is not None;return f.assignment.agent_token
- def _watch_spot(f):
+  return f.assignment.agent_token
+ def _ax(f):
   while True:
    with contextlib.suppress(OSError, ValueError, KeyError):
     if (text := f.metadata.get('spot/instance-action')) is not None:
@@ -607,15 +645,15 @@ class Agent:
       f.ask_end('spot')
     elif f.notice is None and (text := f.metadata.get('events/recommendations/rebalance')) is not None:
      f.notice = {'kind': 'rebalance', 'at': None, 'detail': text[:200]}
-   f._pause(2)
- def _follow_steps(f):
-  S = f.settings.path('/run/lamplighter/steps');S.mkdir(parents=True, exist_ok=True)
+   f._a(2)
+ def _ai(f):
+  R = f.settings.path('/run/lamplighter/steps');R.mkdir(parents=True, exist_ok=True)
   while True:
-   for path in sorted(S.glob('*.json')):
+   for path in sorted(R.glob('*.json')):
     with contextlib.suppress(ValueError, TypeError, KeyError):
-     i = json.loads(path.read_text());f.step(i['name'], i['state'], i['at'], i.get('detail', ''), i.get('reason', ''))
+     j = json.loads(path.read_text());f.step(j['name'], j['state'], j['at'], j.get('detail', ''), j.get('reason', ''))
     path.unlink()
-   f._pause(0.3)
+   f._a(0.3)
  def step(f, name, state, y, detail='', reason=''):
   step = f.steps.setdefault(name, {'started_at': y, 'ended_at': None});log.info('step %s: %s %s', name, state, detail)
   if state == 'begin':
@@ -623,104 +661,99 @@ class Agent:
   elif state == 'end':
    step['ended_at'] = y
    if name == 'baked':
-    f._baked()
+    f._ae()
   elif state == 'fail':
    f.fail(reason or 'provider_error', f'{name}: {detail}')
- def _baked(f):
-  steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};C = f._message('baked', steps=steps);f.aws.put(f'nodes/{f.sender}/logs/baked.json', json.dumps(C).encode());f.aws.send(C)
+ def _ae(f):
+  steps = {name: round(x['ended_at'] - x['started_at'], 1) for name, x in f.steps.items() if x['ended_at']};D = f._l('baked', steps=steps);f.aws.put(f'nodes/{f.sender}/logs/baked.json', json.dumps(D).encode());f.aws.send(D)
   write(f.settings.path('/run/lamplighter/baked'), '')
- def fail(f, reason, detail, j=''):
+ def fail(f, reason, detail, l=''):
   if f.failure is None:
-   j = j or f.stages.current();log.error('%s fails (%s): %s', j, reason, detail);f.failure = {'stage': j, 'reason': reason, 'detail': detail};f._post(f._message('stage', name=j, state='fail', progress=None, detail=detail, reason=reason))
+   l = l or f.stages.current();log.error('%s fails (%s): %s', l, reason, detail);f.failure = {'stage': l, 'reason': reason, 'detail': detail};f._n(f._l('stage', name=l, state='fail', progress=None, detail=detail, reason=reason))
    f.ask_end('failed')
  def ask_end(f, reason):
-  f.deadman.end(reason);f._wake.set()
+  f.deadman.end(reason);f._p.set()
  def status(f):
-  return {'version': VERSION, 'instance': f.instance, 'boot_id': f.boot_id, 'uptime': round(f._clock() - f.deadman.born, 1), 'stages': f.stages.listed(), 'steps': dict(f.steps), 'lease': {'remaining': round(f.deadman.remaining(), 1)}, 'notice': f.notice, 'engine': vars(f.engine), 'failure': f.failure, 'certificate': {'fingerprint': f.nebula.fingerprint()}, 'public_key': f.public_key}
- def log(f, name, Z):
-  if name == 'engine':
-   return f.docker.logs().encode()[-Z:].decode(errors='replace')
-  return tail(f.settings.path(f'/var/log/lamplighter/{name}.log'), Z)
- def _tell(f, j, state):
+  return {'version': VERSION, 'instance': f.instance, 'boot_id': f.boot_id, 'uptime': round(f._h() - f.deadman.born, 1), 'stages': f.stages.listed(), 'steps': dict(f.steps), 'lease': {'remaining': round(f.deadman.remaining(), 1)}, 'notice': f.notice, 'engine': vars(f.engine), 'failure': f.failure, 'certificate': {'fingerprint': f.nebula.fingerprint()}, 'public_key': f.public_key}
+ def log(f, name, Y):
+  if name == 'engine' and (not (f.assignment and f.assignment.cluster)):
+   return f.docker.logs().encode()[-Y:].decode(errors='replace')
+  return tail(f.settings.path(f'/var/log/lamplighter/{name}.log'), Y)
+ def _v(f, l, state):
   if state == 'progress':
-   if f.stages.current() not in ('boot', 'mesh') or time.monotonic() - f._told < 3:
+   if f.stages.current() not in ('boot', 'mesh') or time.monotonic() - f._Q < 3:
     return
-   f._told = time.monotonic()
-  f._post(f._message('stage', name=j.name, state=state, progress=j.progress, detail=j.detail))
- def _message(f, ar, **q):
-  return {'version': VERSION, 'kind': ar, 'instance': f.instance, 'at': time.time(), **q}
- def _post(f, C):
+   f._Q = time.monotonic()
+  f._n(f._l('stage', name=l.name, state=state, progress=l.progress, detail=l.detail))
+ def _l(f, aq, **q):
+  return {'version': VERSION, 'kind': aq, 'instance': f.instance, 'at': time.time(), **q}
+ def _n(f, D):
   with contextlib.suppress(queue.Full):
-   f._outbox.put_nowait(C)
- def _send(f):
+   f._K.put_nowait(D)
+ def _at(f):
   while True:
-   C = f._outbox.get()
+   D = f._K.get()
    while not f.instance:
-    f._pause(0.2)
-   for aA in range(10):
+    f._a(0.2)
+   for az in range(10):
     try:
-     f.aws.send(C | {'instance': f.instance});break
+     f.aws.send(D | {'instance': f.instance});break
     except OSError as n:
-     log.warning('not sent (%s): %s', C['kind'], n);f._pause(min(10, 0.5 * 2 ** aA))
- def _pause(f, v):
-  if f._stopped.wait(v):
+     log.warning('not sent (%s): %s', D['kind'], n);f._a(min(10, 0.5 * 2 ** az))
+ def _a(f, w):
+  if f._f.wait(w):
    raise SystemExit
- def _spawn(f, work):
+ def _Z(f, work):
   def keep():
-   aH = 0.5
-   while not f._stopped.wait(aH - 0.5):
+   aG = 0.5
+   while not f._f.wait(aG - 0.5):
     try:
      return work()
     except SystemExit:
      return None
-    except Broken as aJ:
-     return f.fail(aJ.reason, aJ.detail)
+    except Broken as aI:
+     return f.fail(aI.reason, aI.detail)
     except Exception:
      log.exception('a thread broke and is started again')
-    aH = min(30, 2 * aH)
+    aG = min(30, 2 * aG)
    return None
-  if work.__name__ not in f._threads:
-   f._threads.add(work.__name__);threading.Thread(target=keep, daemon=True).start()
-def watchdog():
- ak = os.environ.get('NOTIFY_SOCKET')
- if ak:
-  with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bB:
-   bB.sendto(b'WATCHDOG=1', ak.replace('@', '\x00', 1))
+  if work.__name__ not in f._O:
+   f._O.add(work.__name__);threading.Thread(target=keep, daemon=True).start()
 CONFIG = Path('/etc/lamplighter/node.json')
-def main(aO=None):
- K = list(sys.argv[1:] if aO is None else aO);h = json.loads(CONFIG.read_text());g = Settings.parse(h);al = Metadata(g.url('metadata', METADATA));T = Aws(g, al)
+def main(aN=None):
+ z = list(sys.argv[1:] if aN is None else aN);h = json.loads(CONFIG.read_text());g = Settings.parse(h);ak = Metadata(g.url('metadata', METADATA));S = Aws(g, ak)
  try:
-  match K:
+  match z:
    case ['run']:
-    return _agent(g)
-   case ['step', name, 'begin' | 'end' | 'fail' as state, *bE] if len(bE) <= 2:
-    report(g, name, state, *bE)
+    return _aa(g)
+   case ['step', name, 'begin' | 'end' | 'fail' as state, *bD] if len(bD) <= 2:
+    report(g, name, state, *bD)
    case ['get', name]:
-    for ax in name.split('.'):
-     h = h.get(ax) if isinstance(h, dict) else None
+    for aw in name.split('.'):
+     h = h.get(aw) if isinstance(h, dict) else None
     sys.stdout.write(f"{('' if h is None else h)}\n")
-   case ['attach', an]:
-    T.attach(an, al.get('instance-id') or '')
+   case ['attach', am]:
+    S.attach(am, ak.get('instance-id') or '')
    case ['bake']:
-    bake(g, Docker(g, T))
+    bake(g, Docker(g, S))
    case _:
     sys.stderr.write('usage: agent.py run, step NAME begin/end/fail [DETAIL [REASON]], get NAME, attach VOLUME, or bake\n');return 2
  except (OSError, Broken) as n:
   sys.stderr.write(f'{n}\n');return 1
  return 0
-def _agent(g):
- u = g.path('/var/log/lamplighter/agent.log');u.parent.mkdir(parents=True, exist_ok=True);logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s', filename=u);return Agent(g).run()
+def _aa(g):
+ v = g.path('/var/log/lamplighter/agent.log');v.parent.mkdir(parents=True, exist_ok=True);logging.basicConfig(level=logging.INFO, format='%(asctime)s %(levelname)s %(message)s', filename=v);return Agent(g).run()
 def report(g, name, state, detail='', reason=''):
  step = {'name': name, 'state': state, 'at': time.time(), 'detail': detail[-600:], 'reason': reason};write(g.path(f'/run/lamplighter/steps/{time.time_ns():020}.json'), json.dumps(step))
-def _silent(bF, bG):
+def _av(bE, bF):
  pass
-def bake(g, ab):
+def bake(g, Z):
  for image in g.bake.get('images', ()):
-  report(g, f'image {image}', 'begin');ab.pull(image, _silent);report(g, f'image {image}', 'end')
+  report(g, f'image {image}', 'begin');Z.pull(image, _av);report(g, f'image {image}', 'end')
  for image, bz, *arguments in g.bake.get('weights', ()):
-  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');S = g.path('/var/lib/lamplighter/models');l = run(('docker', 'run', '--rm', '--volume', f'{S}:/models', '--entrypoint', bz, image, *arguments), 7200)
-  if l.returncode != 0:
-   raise Broken(judge(l.stdout, 'download_failed'), last_lines(l.stdout))
+  name = f"weights {' '.join(arguments)}";report(g, name, 'begin');R = g.path('/var/lib/lamplighter/models');i = run(('docker', 'run', '--rm', '--volume', f'{R}:/models', '--entrypoint', bz, image, *arguments), 7200)
+  if i.returncode != 0:
+   raise Broken(judge(i.stdout, 'download_failed'), last_lines(i.stdout))
   report(g, name, 'end')
 if __name__ == '__main__':
  sys.exit(main())

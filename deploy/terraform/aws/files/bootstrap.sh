@@ -155,7 +155,6 @@ trap 'failed $LINENO $?' ERR
 start_agent
 step nebula download_failed install_nebula
 step runtime engine_missing prepare_runtime
-# With `federation: liqo` the steps k3s, device-plugin and liqo belong here.
 step storage provider_error mount_models
 if [ "$(agent get mode)" = bake ]; then
   step images bad_image bring_images
