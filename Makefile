@@ -14,7 +14,7 @@ ARGS ?=
 
 BIN := .venv/bin
 BOOTSTRAP := $(PYTHON) -m tools.bootstrap $(if $(filter no,$(SYSTEM_PACKAGES)),--no-system-packages)
-SYSTEM := $(PYTHON) -m tools.system_packages test $(if $(filter no,$(SYSTEM_PACKAGES)),--no-install)
+SYSTEM = $(PYTHON) -m tools.system_packages $(1) $(if $(filter no,$(SYSTEM_PACKAGES)),--no-install)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets share one environment
@@ -38,11 +38,11 @@ dev: setup-dev ## Run everything on fakes with a slow five-stage wake, to work o
 	@$(BIN)/lamplighter dev $(ARGS)
 
 test: setup-dev test-web ## Run the tests: unit, contract, journeys, and the page's own
-	@$(SYSTEM)
+	@$(call SYSTEM,test)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
 
 test-long: setup-dev ## Run the tests that take minutes
-	@$(SYSTEM)
+	@$(call SYSTEM,long)
 	@$(BIN)/pytest $(TESTS) -m long $(ARGS)
 
 test-web: setup-dev
@@ -69,12 +69,12 @@ docs: setup-dev ## Write the generated references anew
 	@$(BIN)/python -m tools.generate_docs
 
 bench: setup-dev ## Measure the gateway on a mock engine beside a do-nothing proxy, and waking the bundled model
-	@$(SYSTEM)
+	@$(call SYSTEM,test)
 	@$(BIN)/python -m bench $(ARGS)
 	@$(BIN)/python -m bench.wake
 
 bench-peers: setup-dev ## Measure other gateways with the same method, each in its own environment
-	@$(SYSTEM)
+	@$(call SYSTEM,test)
 	@$(BIN)/python -m bench.peers $(ARGS)
 
 aws-smoke: setup ## Prove an aws pool on your real account for a few cents: wake, one token, sleep, proof that it is gone (ARGS="--at-most '0.50 USD' --yes")

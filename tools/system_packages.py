@@ -77,6 +77,15 @@ TEST = (
     SystemPackage("curl", _program("curl"), "the cloud node's first script cannot be run, and its tests fail"),
     SystemPackage("shellcheck", _program("shellcheck"), "the cloud node's first script is not checked"),
     SystemPackage("caddy", _program("caddy"), "the test of the recipe with automatic certificates is skipped"),
+    SystemPackage("prometheus", _program("promtool"), "the alert rules are not tested"),
+)
+LONG = (
+    *TEST,
+    SystemPackage("podman", _program("podman"), "the images are not built and run"),
+    SystemPackage("buildah", _program("buildah"), "the images are not built and run"),
+    SystemPackage("runc", _program("runc"), "the images are not run"),
+    SystemPackage("mmdebstrap", _program("mmdebstrap"), "the images have no base where no registry can be reached"),
+    SystemPackage("etcd-server", _program("etcd"), "the tests on a real Kubernetes API server are skipped"),
 )
 
 
@@ -137,10 +146,10 @@ def ensure(packages: Sequence[SystemPackage], *, allowed: bool) -> list[SystemPa
 def main() -> int:
     """Ensure the packages of one purpose. Exits 0 even when some are missing: each one's users say so themselves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("purpose", choices=("run", "test"))
+    parser.add_argument("purpose", choices=("run", "test", "long"))
     parser.add_argument("--no-install", action="store_true", help="only say what is missing")
     arguments = parser.parse_args()
-    ensure(TEST if arguments.purpose == "test" else RUN, allowed=not arguments.no_install)
+    ensure({"run": RUN, "test": TEST, "long": LONG}[arguments.purpose], allowed=not arguments.no_install)
     return 0
 
 

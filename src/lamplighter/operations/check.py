@@ -99,7 +99,7 @@ def ask(
             )
         reading = _Reading(model, now() - began, limit, waking)
         pending = b""
-        for chunk in response.iter_raw():
+        for chunk in response.iter_bytes():
             *whole, pending = (pending + chunk).split(b"\n")
             reading.arrived(now() - began, [line.strip() for line in whole])
             if reading.ended:
