@@ -341,3 +341,71 @@ usage_days = Table(
     Column("wake_seconds", Float, nullable=False),
     Column("cost_micros", BigInteger, nullable=False),
 )
+
+rollouts = Table(  # changes of what serves a name
+    "rollouts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("stable", String(128), nullable=False),  # the target that served the name before
+    Column("candidate", String(128), nullable=False),
+    Column("revision", String(128)),  # of the candidate, when it is the stable model at another revision
+    Column("settings", JSON, nullable=False),  # as `store.rollouts.Settings` writes them
+    Column("basis", JSON, nullable=False),  # what the configuration file said of the model when it began
+    Column("phase", String(16), nullable=False),
+    Column("step", Integer, nullable=False),  # -1 before the first
+    Column("since", Float, nullable=False),  # of the phase, or of the step
+    Column("resumes", String(16)),  # while paused: the phase before
+    Column("reason", String(32)),
+    Column("detail", Text),
+    Column("asked", String(16)),  # a person's order that the keeper has not followed yet
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Index("ix_rollouts_name_created_at", "name", "created_at"),
+    Index("ix_rollouts_ended_at", "ended_at"),
+)
+
+rollout_events = Table(
+    "rollout_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String(32), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("from_phase", String(16)),
+    Column("to_phase", String(16), nullable=False),
+    Column("weight", Integer, nullable=False),  # of the candidate, in hundredths of a percent
+    Column("reason", String(32)),
+    Column("detail", Text),
+    Column("term", Integer),  # the keeper's; null for a person's
+)
+
+rollout_outcomes = Table(  # what gateways saw of both targets, step by step; sums, written in batches
+    "rollout_outcomes",
+    metadata,
+    Column("rollout_id", String(32), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("side", String(16), primary_key=True),  # stable or candidate
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+)
+
+rollout_first_tokens = Table(  # the same for times to the first token, by bucket
+    "rollout_first_tokens",
+    metadata,
+    Column("rollout_id", String(32), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("side", String(16), primary_key=True),
+    Column("bucket", Integer, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+
+switches = Table(  # the changes in force: what serves a name in place of the model of that name
+    "switches",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("target", String(128), nullable=False),
+    Column("revision", String(128)),
+    Column("rollout_id", String(32), nullable=False),
+    Column("basis", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
