@@ -15,20 +15,18 @@ from typing import Protocol
 
 import structlog
 
-from lamplighter.config import ModelConfig
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.config.secrets import resolve
 from lamplighter.core.clock import Clock
 from lamplighter.core.errors import LamplighterError, ProviderError
 from lamplighter.core.reasons import WakeFailure
-from lamplighter.engines.base import Container, Containerised, Engine
 from lamplighter.mesh.authority import Issued, OnlineAuthority
 from lamplighter.mesh.errors import MeshError
 from lamplighter.mesh.lighthouse import blocklist_parameter
 from lamplighter.mesh.nodes import gpu_config
 from lamplighter.providers.aws.client import Aws, AwsError, in_thread
+from lamplighter.providers.aws.duty import Duty, Given
 from lamplighter.providers.aws.groups import Groups
-from lamplighter.providers.aws.machines import accelerator
 from lamplighter.providers.aws.manifest import Manifest, PoolManifest
 from lamplighter.providers.aws.nodes import Keys, Node
 from lamplighter.providers.aws.picture import TAG_CERTIFICATES, TAG_OVERLAY, TAG_PORT, Certificate, Machine, certificates_text
@@ -88,8 +86,7 @@ class Admission:
         groups: Groups,
         *,
         pool: str,
-        models: Callable[[], Mapping[str, ModelConfig]],
-        engines: Mapping[str, Engine],
+        duty: Duty,
         mesh: MeshConfig,
         keys: Keys,
         authority: Callable[[], Authority],
@@ -97,8 +94,7 @@ class Admission:
     ) -> None:
         self._aws = aws
         self._groups = groups
-        self._models = models
-        self._engines = engines
+        self._duty = duty
         self._mesh = mesh
         self._keys = keys
         self._open = authority
@@ -115,20 +111,6 @@ class Admission:
                     self._authority = await in_thread(self._open)
             return self._authority
 
-    def container(self, model: str, kind: str) -> tuple[ModelConfig, Container]:
-        """What a machine of type `kind` runs for a model. Raises ProviderError, SourceError when it can never work."""
-        config = self._models().get(model)
-        if config is None:
-            raise ProviderError(f"There is no model {model!r} in the configuration.", reason=WakeFailure.MODEL_NOT_FOUND)
-        engine: object = self._engines.get(config.engine)  # whether it can be contained is no part of every engine
-        if not isinstance(engine, Containerised):
-            raise ProviderError(
-                f"The engine {config.engine!r} of the model {model!r} cannot run on a cloud machine.",
-                reason=WakeFailure.ENGINE_MISSING,
-                next_step="Use the engine `vllm` or `ollama` there.",
-            )
-        return config, engine.container(model, config, accelerator(kind))
-
     async def admit(
         self, manifest: Manifest, part: PoolManifest, machine: Machine, node: Node, used: Iterable[IPv4Address]
     ) -> None:
@@ -137,7 +119,7 @@ class Admission:
         `used`: addresses of the pool's other nodes.
         """
         try:
-            config, container = self.container(machine.model, machine.kind)
+            work = self._duty.prepare(machine.model, machine.kind)
         except LamplighterError as error:
             node.refuse(getattr(error, "reason", WakeFailure.PROVIDER_ERROR), error.message)
             raise ProviderError(error.message, next_step=error.next_step) from error
@@ -156,12 +138,14 @@ class Admission:
             machine.id,
             {
                 TAG_OVERLAY: str(address),
-                TAG_PORT: str(container.port),
+                TAG_PORT: str(work.port),
                 TAG_CERTIFICATES: certificates_text((certificate,)),
             },
         )
-        secret = await self._hub_token(manifest, config, machine.model)
-        files = await self.files(authority, manifest, issued.certificate_pem, container.port)
+        secret = await self._hub_token(manifest, work.hub_token, machine.model)
+        files = await self.files(authority, manifest, issued.certificate_pem, work.port)
+        key = self._keys.engine(machine.id, machine.replica)
+        given = Given(machine.id, machine.kind, address, manifest.region, manifest.account, key)
         assignment = {
             "version": 1,
             "instance": machine.id,
@@ -170,18 +154,7 @@ class Admission:
             "overlay": str(address),
             "nebula": files,
             "agent_token": self._keys.agent(machine.id, machine.replica),
-            "engine": {
-                "kind": config.engine,
-                "image": container.image,
-                "arguments": list(container.arguments),
-                "environment": dict(container.environment),
-                "key": self._keys.engine(machine.id, machine.replica),
-                "secrets": dict(container.secrets),
-                "port": container.port,
-                "weights": container.weights,
-                "health": container.health,
-                "prepare": list(container.prepare),
-            },
+            **work.body(given),
             "hub_token_secret": secret,
             "lease": part.lease,
             "boot_deadline": part.boot_deadline,
@@ -289,12 +262,12 @@ class Admission:
         except ProviderError as error:
             self._log.warning("the lighthouse could not be told what is revoked", error=error.message, next_step=error.next_step)
 
-    async def _hub_token(self, manifest: Manifest, config: ModelConfig, model: str) -> str | None:
+    async def _hub_token(self, manifest: Manifest, reference: str | None, model: str) -> str | None:
         """Put the hub's token into the stack's secret, unless it is there; the secret's name. Raises ProviderError."""
-        if config.hub_token is None:
+        if reference is None:
             return None
         try:
-            token = resolve(config.hub_token, where=f"models.{model}.hub_token")
+            token = resolve(reference, where=f"models.{model}.hub_token")
         except LamplighterError as error:
             raise ProviderError(
                 f"The hub's token of {model!r} cannot be had: {error.message}.",

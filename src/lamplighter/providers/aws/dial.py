@@ -85,6 +85,10 @@ class Dialer:
         """Raises DialError."""
         return read_status(await self._ask("GET", address, "/status", token, timeout=timeout))
 
+    async def kubeconfig(self, address: IPv4Address, token: str, *, timeout: float = TIMEOUT) -> str:
+        """Of the cluster that the node has become. Raises DialError."""
+        return (await self._fetch("GET", address, "/kubeconfig", token, timeout=timeout)).decode(errors="replace")
+
     async def lease(self, address: IPv4Address, token: str, seconds: float) -> None:
         """Let the node live for `seconds` from now. Raises DialError."""
         await self._ask("POST", address, "/lease", token, {"seconds": seconds})
@@ -100,6 +104,18 @@ class Dialer:
     async def _ask(
         self, method: str, address: IPv4Address, path: str, token: str, body: Any = None, *, timeout: float = TIMEOUT
     ) -> dict[str, Any]:
+        content = await self._fetch(method, address, path, token, body, timeout=timeout)
+        try:
+            value = json.loads(content or b"{}")
+        except ValueError as error:
+            raise DialError(f"The agent at {address} does not answer: {error}.", reason=WakeFailure.UNREACHABLE) from error
+        if not isinstance(value, dict):
+            raise DialError(f"The agent at {address} answered something strange.")
+        return value
+
+    async def _fetch(
+        self, method: str, address: IPv4Address, path: str, token: str, body: Any = None, *, timeout: float = TIMEOUT
+    ) -> bytes:
         if self._client is None:
             # No proxy of the environment: an overlay address is not for it.
             self._client = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=64))
@@ -114,13 +130,10 @@ class Dialer:
                         raise DialError(f"The agent at {address} answered with too much.")
             if not answer.is_success:
                 raise DialError(f"The agent at {address} answered {answer.status_code} to {path}.")
-            value = json.loads(bytes(content) or b"{}")
-        except (httpx.HTTPError, ValueError) as error:
+        except httpx.HTTPError as error:
             text = str(error) or type(error).__name__
             raise DialError(f"The agent at {address} does not answer: {text}.", reason=WakeFailure.UNREACHABLE) from error
-        if not isinstance(value, dict):
-            raise DialError(f"The agent at {address} answered something strange.")
-        return value
+        return bytes(content)
 
 
 def read_status(raw: Mapping[str, Any]) -> NodeStatus:

@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.providers.aws.dial import NodeFailure, NodeNotice, NodeStage, NodeStatus, clean, number, read_failure, share
 
-STAGES = ("boot", "mesh", "pull", "load")
-"""The stages that a node itself goes through, after `capacity`."""
+STAGES = frozenset({"boot", "mesh", "cluster", "pull", "load"})
+"""The stages that a node itself may go through, after `capacity`: which, and in what order, says its duty."""
 READY = "ready"
 
 
@@ -88,6 +89,19 @@ class Node:
     def refuse(self, reason: WakeFailure, detail: str) -> None:
         """It will never serve, for a reason on our side."""
         self.failure = NodeFailure(reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One node, for whoever does more with it. `ready`: it says that its work is done. `gone`: proven to cost nothing any more."""
+
+    instance: str
+    kind: str
+    model: str
+    living: bool
+    gone: bool
+    overlay: IPv4Address | None
+    ready: bool
 
 
 class Keys:

@@ -9,12 +9,15 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.providers.aws.decide import open_orders, owners
 from lamplighter.providers.aws.dial import NodeStage
-from lamplighter.providers.aws.nodes import STAGES, Node
+from lamplighter.providers.aws.duty import Contained
+from lamplighter.providers.aws.nodes import Node
 from lamplighter.providers.aws.picture import Machine, Order, Picture
 from lamplighter.providers.base import Notice, Observation, Presence, Rate, StageReport
 
-WAKE = ("capacity", *STAGES)
-"""The stages of a wake, in order."""
+CAPACITY = "capacity"
+"""The stage before those of the node itself."""
+WAKE = (CAPACITY, *Contained.stages)
+"""The stages of a wake, in order, where nodes run the engine themselves."""
 LAST_WORDS_WITHIN = 2.0
 """Seconds for which an instance that ended by itself is not told as ended yet, while the queue may still say why."""
 _SPOT = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
@@ -36,8 +39,13 @@ def observations(
     key: Callable[[Machine], str],
     rate: Callable[[Machine], Rate | None],
     ended_since: Mapping[str, float],
+    names: Sequence[str] = Contained.stages,
+    serves: bool = True,
 ) -> list[Observation]:
-    """Everything of this pool, oldest first. `key`: of a node's engine. `ended_since`: when a dead instance was first seen so, if that was seen."""
+    """Everything of this pool, oldest first. `key`: of a node's engine. `ended_since`: when a dead instance was first seen so, if that was seen.
+
+    `names`: the stages of its nodes, in order; `serves`: whether an engine answers at a node's own address.
+    """
     found = [_waiting(order) for order, _ in open_orders(picture).values() if order.id not in doomed]
     by_id = {machine.id: machine for machine in picture.machines}
     for order, instance in owners(picture.machines).items():
@@ -45,14 +53,14 @@ def observations(
         if machine.gone and order in doomed:
             continue  # proven
         node = nodes.get(instance) or Node(instance)
-        found.append(_node(machine, node, order in doomed, now, key, rate(machine), ended_since.get(instance)))
+        found.append(_node(machine, node, order in doomed, now, key, rate(machine), ended_since.get(instance), names, serves))
     return sorted(found, key=lambda one: (one.started_at, one.handle))
 
 
 def _waiting(order: Order) -> Observation:
     """An order without an instance."""
     failed = order.failure is not None
-    stage = StageReport("capacity", order.at, None, detail=order.note or None)
+    stage = StageReport(CAPACITY, order.at, None, detail=order.note or None)
     return Observation(
         handle=order.id,
         models=(order.model,),
@@ -72,6 +80,8 @@ def _node(
     key: Callable[[Machine], str],
     rate: Rate | None,
     ended_since: float | None,
+    names: Sequence[str],
+    serves: bool,
 ) -> Observation:
     failure = node.failure
     presence, loss, detail = Presence.RUNNING, None, failure.detail if failure is not None else machine.note or None
@@ -85,12 +95,12 @@ def _node(
         if node.last_words is not None and node.last_words[0] == "boot_deadline" and reason is None:
             reason = WakeFailure.BOOT_DEADLINE
     ready = node.ready_at is not None and machine.overlay is not None and machine.port
-    serves = ready and presence is not Presence.ENDED and failure is None
+    serves = serves and bool(ready) and presence is not Presence.ENDED and failure is None
     return Observation(
         handle=machine.replica,
         models=(machine.model,),
         presence=presence,
-        stages=stages(machine, node, now),
+        stages=stages(machine, node, now, names),
         endpoint=Endpoint(f"http://{machine.overlay}:{machine.port}", key(machine)) if serves else None,
         failure=reason,
         loss=loss,
@@ -102,15 +112,15 @@ def _node(
     )
 
 
-def stages(machine: Machine, node: Node, now: float) -> tuple[StageReport, ...]:
+def stages(machine: Machine, node: Node, now: float, names: Sequence[str] = Contained.stages) -> tuple[StageReport, ...]:
     """The wake's stages: each begins where the one before ended; what a node says of its own clock is bent into that order."""
     began = machine.ordered_at or machine.launched_at
     came = min(max(began, machine.launched_at), max(began, now))
-    found = [StageReport("capacity", began, came, 1.0, machine.note or None)]
-    for index, name in enumerate(STAGES):
+    found = [StageReport(CAPACITY, began, came, 1.0, machine.note or None)]
+    for index, name in enumerate(names):
         report = node.reports.get(name)
         begun = max(came, min(report.started_at, now)) if report is not None else came
-        ended = _ended(name, report, node, STAGES[index + 1 :])
+        ended = _ended(name, report, node, names[index + 1 :])
         if ended is not None:
             came = max(begun, min(ended, now))
         progress, detail = (report.progress, report.detail) if report is not None else (None, None)
@@ -128,8 +138,8 @@ def _ended(name: str, report: NodeStage | None, node: Node, later: Sequence[str]
         ended = node.assigned_at
     if name == "mesh" and node.met_at is None:
         return None  # up is what we can reach, whatever the node believes
-    if name == "load" and node.ready_at is None:
-        return None  # it ends when the engine answers
+    if not later and node.ready_at is None:
+        return None  # the last one ends when the node says that it is ready
     if ended is None:
         ended = following
     return ended if ended is not None else node.ready_at

@@ -72,6 +72,8 @@ class Poller:
         """By instance."""
         self.doomed: set[str] = set()
         """Handles whose end was asked for and is not proven."""
+        self.parting: frozenset[str] = frozenset()
+        """Handles whose machines end as soon as whoever needs them lets go; their leases are not renewed meanwhile."""
         self.ended_since: dict[str, float] = {}
         self.error: ProviderError | None = None
         """Why the last picture could not be taken."""

@@ -22,10 +22,11 @@ from lamplighter.engines.base import Engine
 from lamplighter.providers.aws.admission import Admission, Authority, open_authority
 from lamplighter.providers.aws.client import Aws
 from lamplighter.providers.aws.decide import Drop, Terms, excess, open_orders, owners, place
+from lamplighter.providers.aws.duty import Contained, Duty
 from lamplighter.providers.aws.groups import Groups
 from lamplighter.providers.aws.manifest import ON_DEMAND, SPOT, Manifests
-from lamplighter.providers.aws.nodes import Keys
-from lamplighter.providers.aws.observing import WAKE, observations
+from lamplighter.providers.aws.nodes import Facts, Keys
+from lamplighter.providers.aws.observing import CAPACITY, observations
 from lamplighter.providers.aws.picture import Machine, Order, Picture
 from lamplighter.providers.aws.poller import Poller
 from lamplighter.providers.aws.prices import USUAL_BOOT, Prices
@@ -47,9 +48,9 @@ FOREVER = 3600.0
 
 
 class AwsProvider:
-    """One pool. `authority`: for tests, what certifies nodes instead of the mesh's online authority."""
-
-    stages: tuple[str, ...] = WAKE
+    """One pool. `authority`: for tests, what certifies nodes instead of the mesh's online authority. `duty`: what its nodes are there for,
+    unless they run the engine themselves.
+    """
 
     def __init__(
         self,
@@ -63,7 +64,10 @@ class AwsProvider:
         installation: str,
         clock: Clock,
         authority: Callable[[], Authority] | None = None,
+        duty: Duty | None = None,
     ) -> None:
+        self._duty = duty or Contained(models, engines)
+        self.stages: tuple[str, ...] = (CAPACITY, *self._duty.stages)
         self._name = name
         self._config = config
         self._clock = clock
@@ -76,8 +80,7 @@ class AwsProvider:
             self._aws,
             self._groups,
             pool=name,
-            models=models,
-            engines=engines,
+            duty=self._duty,
             mesh=mesh,
             keys=self._keys,
             authority=authority or (lambda: open_authority(data, mesh, clock)),
@@ -122,13 +125,18 @@ class AwsProvider:
             key=self._engine_key,
             rate=self.prices.rate,
             ended_since=self._poller.ended_since,
+            names=self._duty.stages,
+            serves=self._duty.serves,
         )
         return sorted((*found, *self._stillborn.values()), key=lambda one: (one.started_at, one.handle))
 
-    async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
+    async def scale(self, desired: Desired, doomed: frozenset[str], parting: frozenset[str] = frozenset()) -> None:
         """Write down the orders that are missing and raise capacity for them; ask the doomed to end. Raises ProviderError.
 
         A launch that would be refused (no quota, too dear, no mesh, an engine that cannot run there) is refused here, before it costs anything.
+
+        `parting`: handles that are as good as doomed, whose machines somebody still needs for a moment. They are not ended yet, but no lease
+        is renewed: should that moment never end, they end themselves.
         """
         self._use()
         await self._poller.first()
@@ -141,9 +149,11 @@ class AwsProvider:
             picture = self._picture()
             known = set(open_orders(picture)) | set(owners(picture.machines))
             self._poller.doomed |= doomed & known
-            wanted = place(picture, desired.replicas, doomed, await self._terms(), self._failed(picture))
+            self._poller.parting = parting & known
+            leaving = doomed | parting
+            wanted = place(picture, desired.replicas, leaving, await self._terms(), self._failed(picture))
             try:
-                await self._order(wanted, desired.replicas, doomed)
+                await self._order(wanted, desired.replicas, leaving)
             except ProviderError as error:
                 problem = error
             await self._poller.act()
@@ -161,6 +171,7 @@ class AwsProvider:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        self._poller.doomed |= self._poller.parting
         await self._poller.stop()
 
     async def quote(self) -> Quote | None:
@@ -178,6 +189,30 @@ class AwsProvider:
             # Spot is never dearer than on-demand, so that bounds it.
             return self.prices.quote(ON_DEMAND, (), boot + (FOREVER if idle == float("inf") else idle))
         return quote
+
+    # --- for whoever does more with a node ----------------------------------------------------------------------------------------------
+
+    def facts(self) -> Mapping[str, Facts]:
+        """The nodes of the newest picture, by handle. Raises ProviderError when it is too old."""
+        picture = self._picture()
+        by_id = {machine.id: machine for machine in picture.machines}
+        found: dict[str, Facts] = {}
+        for handle, instance in owners(picture.machines).items():
+            machine, node = by_id[instance], self._poller.nodes.get(instance)
+            ready = node is not None and node.ready_at is not None and node.failure is None
+            found[handle] = Facts(machine.id, machine.kind, machine.model, machine.living, machine.gone, machine.overlay, ready)
+        return found
+
+    def engine_key(self, handle: str, instance: str) -> str:
+        """The key of a node's engine: whoever adopts the node knows it again. Raises ProviderError."""
+        return self._keys.engine(instance, handle)
+
+    async def kubeconfig(self, handle: str, facts: Facts) -> str:
+        """Of the cluster that a node has become, asked of its agent over the mesh. Raises ProviderError."""
+        if facts.overlay is None:
+            raise ProviderError(f"The machine {facts.instance} has no address in the mesh.")
+        token = self._keys.agent(facts.instance, handle)
+        return await self._poller.dialer.kubeconfig(facts.overlay, token)
 
     # --- orders -------------------------------------------------------------------------------------------------------------------------
 
@@ -209,7 +244,7 @@ class AwsProvider:
         refused: dict[str, ProviderError] = {}
         for model in models:
             try:
-                self._admission.container(model, kind)
+                self._duty.prepare(model, kind)
                 able.append(model)
             except LamplighterError as error:
                 reason = getattr(error, "reason", WakeFailure.ENGINE_REFUSED)

@@ -40,7 +40,8 @@ class Renewing:
         picture = self._poller.picture
         if picture is None:
             return
-        wanted = [m for m in picture.machines if m.living and m.replica and m.replica not in self._poller.doomed]
+        leaving = self._poller.doomed | self._poller.parting
+        wanted = [m for m in picture.machines if m.living and m.replica and m.replica not in leaving]
         waiting = [group.name for order, group in open_orders(picture).values() if order.failure is None]
         if not wanted and not waiting:
             return
