@@ -8,7 +8,8 @@ import asyncio
 from ipaddress import ip_address, ip_network
 
 from lamplighter.federation import names, objects
-from lamplighter.federation.side import Facts, Side, condition, deleting, labels, name_of, status
+from lamplighter.federation.reach import condition, deleting, labels, name_of, status
+from lamplighter.federation.side import Facts, Side
 from lamplighter.federation.standing import PATIENCE, Halt, PeerSpec, State, Why, age
 from lamplighter.providers.kubernetes.kinds import SECRET, Manifest
 

@@ -11,9 +11,10 @@ from lamplighter.core.clock import Clock
 from lamplighter.federation import names
 from lamplighter.federation.authentication import authenticate
 from lamplighter.federation.network import connect, examine
+from lamplighter.federation.reach import Unheard
 from lamplighter.federation.resources import obtain
 from lamplighter.federation.retreat import Retreat, retreat
-from lamplighter.federation.side import Side, Unheard
+from lamplighter.federation.side import Side
 from lamplighter.federation.slice import Slice, slice_for, slice_of
 from lamplighter.federation.standing import Halt, PeerSpec, PeerStatus, State, Why
 from lamplighter.providers.kubernetes.client import Cluster
@@ -72,7 +73,7 @@ async def _outcome(step: Awaitable[str | None], home: Side, state: State) -> Pee
 
 def _unheard(unheard: Unheard, home: Side, state: State) -> PeerStatus:
     """A call that failed, as a status: most pass by themselves. Home's own silence is the caller's to know."""
-    side, error = unheard.side, unheard.error
+    side, error = unheard.reach, unheard.error
     if side is home and (error.status == 0 or error.status >= 500):
         raise error
     detail, step = f"In {side.name}: {error.message}", error.next_step

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from lamplighter.core.clock import Clock
 from lamplighter.federation import names
-from lamplighter.federation.side import Side, Unheard, condition, deleting, name_of, status
+from lamplighter.federation.reach import Unheard, condition, deleting, name_of, status
+from lamplighter.federation.side import Side
 from lamplighter.federation.standing import PATIENCE, since
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.kinds import NAMESPACE, NODE, POD, SECRET, Kind, Manifest
@@ -54,9 +55,9 @@ async def retreat(
             return await _planned(here, there)
         return await _abrupt(here)
     except Unheard as unheard:
-        if unheard.side is here:
+        if unheard.reach is here:
             raise unheard.error from unheard
-        return Retreat(False, (f"{unheard.side.name} does not answer: {unheard.error.message} If it is gone, part by force.",))
+        return Retreat(False, (f"{unheard.reach.name} does not answer: {unheard.error.message} If it is gone, part by force.",))
 
 
 async def _planned(home: Side, remote: Side | None) -> Retreat:
