@@ -30,7 +30,7 @@ _USER = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<r
 class KubernetesError(ProviderError):
     """A call failed. `status`: the HTTP status, 0 when no answer came. `word`: Kubernetes's own name of the reason, such as `NotFound`.
 
-    `verb`, `resource` and `namespace` as RBAC names them. `said`: the server's own words.
+    `verb`, `resource` and `namespace` as RBAC names them. `said`: the server's own words. `managers`: who owns the fields of a conflict.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class KubernetesError(ProviderError):
         resource: str = "",
         namespace: str | None = None,
         said: str = "",
+        managers: frozenset[str] = frozenset(),
         reason: WakeFailure = WakeFailure.PROVIDER_ERROR,
         next_step: str = "",
     ) -> None:
@@ -53,6 +54,7 @@ class KubernetesError(ProviderError):
         self.resource = resource
         self.namespace = namespace
         self.said = said
+        self.managers = managers
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,17 @@ def refused(status: int, body: Any, about: Target, server: str) -> KubernetesErr
             text = f"The cluster answered {what} with status {status}: {said or 'no reason told'}"
             step = "Run `lamplighter doctor`."
     return KubernetesError(
-        text, status=status, word=word, verb=about.verb, resource=about.full, namespace=about.namespace, said=said, reason=reason, next_step=step
-    )  # fmt: skip
+        text,
+        status=status,
+        word=word,
+        verb=about.verb,
+        resource=about.full,
+        namespace=about.namespace,
+        said=said,
+        managers=_managers(said, details),
+        reason=reason,
+        next_step=step,
+    )
 
 
 def unreachable(error: Exception, about: Target, server: str) -> KubernetesError:
@@ -227,14 +238,21 @@ def _missing(said: str, about: Target) -> tuple[str, str]:
     )
 
 
+def _managers(said: str, details: Mapping[str, Any]) -> frozenset[str]:
+    """Who owns the fields over which an apply conflicts."""
+    causes = [cause for cause in (details.get("details") or {}).get("causes") or () if isinstance(cause, dict)]
+    words = " ".join((said, *(str(cause.get("message")) for cause in causes if cause.get("reason") == "FieldManagerConflict")))
+    return frozenset(re.findall(r'conflicts? with "([^"]+)"', words))
+
+
 def _conflict(said: str, word: str, details: Mapping[str, Any], about: Target) -> tuple[str, str]:
     causes = (details.get("details") or {}).get("causes") or ()
     owned = [cause for cause in causes if isinstance(cause, dict) and cause.get("reason") == "FieldManagerConflict"]
-    if owned or "conflict with" in said:
+    managers = _managers(said, details)
+    if owned or managers:
         fields = ", ".join(str(cause.get("field")) for cause in owned) or "some fields"
-        who = re.search(r'conflicts? with "([^"]+)"', " ".join((said, *(str(cause.get("message")) for cause in owned))))
         return (
-            f"{who[1] if who else 'Another program'} also writes {fields} of {about.full} {about.name}{about.place}.",
+            f"{', '.join(sorted(managers)) or 'Another program'} also writes {fields} of {about.full} {about.name}{about.place}.",
             "Let one of the two write them: set `manage: false` on the pool if something else makes its workloads, or take them out of there.",
         )
     if word == "AlreadyExists":
