@@ -11,13 +11,14 @@ import structlog
 from lamplighter.capacity.loop import PoolLoop
 from lamplighter.capacity.orphans import Orphans
 from lamplighter.capacity.pool import CALL_LIMIT, PoolKeeper
+from lamplighter.capacity.rollouts import Rollouts
 from lamplighter.config import Config
 from lamplighter.core.clock import Clock, within
 from lamplighter.core.errors import LamplighterError, StaleTerm, StoreError
 from lamplighter.engines.base import Engine
 from lamplighter.observability.metrics import Metrics
 from lamplighter.providers.base import Provider
-from lamplighter.store import demand, leases, replicas, wakes
+from lamplighter.store import demand, leases, replicas, rollouts, wakes
 from lamplighter.store.leases import ENGINES, KEEPER
 from lamplighter.store.store import Store
 
@@ -78,6 +79,7 @@ class Keeper:
         self._metrics = metrics or Metrics(process=False)
         self._pools: dict[str, PoolKeeper] = {}
         self._orphans: Orphans | None = None
+        self._rollouts: Rollouts | None = None
         self._ending = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -103,6 +105,8 @@ class Keeper:
         if self.term is None and not await self._lead():
             return False
         assert self._orphans is not None  # noqa: S101 - leading made it
+        assert self._rollouts is not None  # noqa: S101 - likewise
+        await self._rollouts.step()  # first: what it decides is what the pools are asked for
         rounds = [pool.step() for pool in self._pools.values()]
         results = await asyncio.gather(*rounds, self._orphans.step(), return_exceptions=True)
         for result in results:
@@ -159,6 +163,7 @@ class Keeper:
             for name, provider in self._providers.items()
         }
         self._orphans = Orphans(self._store, frozenset(self._providers), term)
+        self._rollouts = Rollouts(self._config, self._store, self._engines, self._metrics, term)
         return True
 
     async def _sustain(self) -> None:
@@ -175,8 +180,11 @@ class Keeper:
         """Everything that runs while this process leads; returns when it leads no longer, or shutdown was asked."""
         assert self.term is not None  # noqa: S101 - only called after `_lead`
         assert self._orphans is not None  # noqa: S101 - likewise
+        assert self._rollouts is not None  # noqa: S101 - likewise
         loops = [PoolLoop(pool, self._providers[name], self._store, self._config.keeper) for name, pool in self._pools.items()]
-        work: list[Awaitable[None]] = [self._renew(self.term), self._until_ending(), self._sweep(), self._orphans.run()]
+        work: list[Awaitable[None]] = [
+            self._renew(self.term), self._until_ending(), self._sweep(), self._orphans.run(), self._rollouts.run(),
+        ]  # fmt: skip
         for loop in loops:
             work += [loop.run(), loop.renew()]
         try:
@@ -189,6 +197,8 @@ class Keeper:
             _log.warning("another keeper leads", error=str(stale.exceptions[0]))
             self.term = None
             self._metrics.keeper_leads.labels().set(0)
+            self._metrics.rollout_weight.replace({})  # whoever leads tells them
+            self._metrics.rollout_phase.replace({})
 
     async def _until_ending(self) -> None:
         await self._ending.wait()
@@ -220,6 +230,7 @@ class Keeper:
                 await demand.sweep(self._store)
                 await wakes.sweep(self._store)
                 await replicas.sweep(self._store)
+                await rollouts.sweep(self._store)
             except LamplighterError as error:
                 _log.warning("old rows could not be removed", error=str(error))
             await self._clock.sleep(SWEEP_EVERY)

@@ -116,7 +116,8 @@ def needed(demand: Demand | None, policy: Policy, now: float) -> int:
     """How many replicas of a model its demand asks for, not regarding what the pool can hold. 0: nobody asks."""
     if demand is None or not (demand.requests or _wanted(demand, now)):
         return 0
-    return max(1, math.ceil(demand.requests / policy.target_per_replica))
+    least = demand.replicas if _wanted(demand, now) else 0
+    return max(1, least, math.ceil(demand.requests / policy.target_per_replica))
 
 
 def plan(view: PoolView, demand: Mapping[str, Demand], policy: Policy, now: float) -> list[Action]:

@@ -18,6 +18,7 @@ from lamplighter.capacity.policy import policy_of
 from lamplighter.capacity.prober import Prober
 from lamplighter.capacity.purse import Purse
 from lamplighter.capacity.reconcile import bind, current_stage, transition
+from lamplighter.capacity.rollout_demand import kept
 from lamplighter.capacity.wakebook import Wakebook
 from lamplighter.config import AwsPool, Config, KubernetesPool, ModelConfig
 from lamplighter.core.clock import within
@@ -29,7 +30,7 @@ from lamplighter.engines.base import Engine, Probe
 from lamplighter.observability.metrics import Metrics
 from lamplighter.providers.base import Desired, Observation, Provider
 from lamplighter.store import demand as demand_store
-from lamplighter.store import overlay, replicas, wakes
+from lamplighter.store import overlay, replicas, rollouts, wakes
 from lamplighter.store.demand import GATEWAY_TTL, Demand
 from lamplighter.store.replicas import Replica
 from lamplighter.store.store import Store
@@ -100,6 +101,8 @@ class PoolKeeper:
         self._left: set[str] = set()
         self._leaving: set[str] = set()
         """Replicas that the provider may take back."""
+        self._retired: frozenset[str] = frozenset()
+        """Models whose name another target serves: a pool's minimum goes to the others first."""
         self._log = _log.bind(pool=name)
 
     # --- one round ----------------------------------------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ class PoolKeeper:
 
     async def _decide(self, rows: Sequence[Replica], waking: Mapping[str, Wake]) -> bool:
         """Ask `plan` and write its decisions; whether there were any. `waking`: by model, the wake under way."""
-        demand = await self._hours.anticipated(await demand_store.totals(self._store), self.models)
+        demand = await self._anticipated(await demand_store.totals(self._store), rows)
         latest = {model: wake for (_, model), wake in (await wakes.latest(self._store, pool=self.name)).items()}
         if not self.policy.elastic:
             await self._tell_unreachable(rows, demand, latest)
@@ -288,6 +291,17 @@ class PoolKeeper:
             present = sum(row.models == (model,) and row.state in STAYING for row in rows)
             self._paces[model] = self._paces[model].launched(present + more, self._clock.time())
         return bool(actions)
+
+    async def _anticipated(self, demand: dict[str, Demand], rows: Sequence[Replica]) -> dict[str, Demand]:
+        """`demand` with what hours and changes of models add to it. What another target replaces, or only tries, is kept warm by no hours."""
+        changes = await rollouts.changes(self._store)
+        self._retired = changes.retired
+        warm = {name: model for name, model in self.models.items() if name not in changes.retired | changes.candidates}
+        demand = await self._hours.anticipated(demand, warm)
+        if not changes.active:
+            return demand
+        everywhere = await replicas.living(self._store)
+        return kept(demand, changes, self.models, rows, everywhere, self.policy, self._clock.time())
 
     async def _refuse_unpaid(self, actions: Sequence[Action], rows: Sequence[Replica]) -> set[str]:
         """The models that may launch nothing now, because the budget cannot pay it; whoever waits for one is told."""
@@ -324,7 +338,7 @@ class PoolKeeper:
         dates = [*self._dates(rows, demand, blocked), await self._purse.runs_out_at()]
         self.due_at = min((at for at in dates if at is not None and at > now), default=float("inf"))
         return PoolView(
-            models=tuple(self.models),
+            models=tuple(sorted(self.models, key=lambda name: name in self._retired)),
             replicas=tuple([await self._replica_view(row, demand) for row in rows]),
             blocked_until=blocked,
             waking=frozenset(waking),
@@ -477,6 +491,7 @@ _RUNS_ON = frozenset(
     {
         "engine",
         "source",
+        "revision",
         "context",
         "slots",
         "threads",

@@ -242,6 +242,12 @@ class Metrics(Collector):
         self.spend_unwritten = Family(
             "lamplighter_spend_unwritten", "Sums of what was used that are not in the store yet.", Gauge
         )
+        self.rollout_requests = Family(
+            "lamplighter_rollout_requests_total",
+            "Requests that count for a change under way; `side` is stable or candidate, `result` ok or failed.",
+            Counter,
+            ("name", "side", "result"),
+        )
         # The keeper.
         self.replicas = Family("lamplighter_replicas", "Replicas that are not gone, by pool and state.", Gauge, ("pool", "state"))
         self.wakes = Family(
@@ -277,6 +283,21 @@ class Metrics(Collector):
         )
         self.pool_budget = Family(
             "lamplighter_pool_budget", "The pool's budget for that period, in units of `currency`.", Gauge, ("pool", "currency")
+        )
+        self.rollout_weight = Family(
+            "lamplighter_rollout_weight",
+            "Share of a name's requests that each of its targets gets, 0 to 1; only names whose serving was changed, or is being changed.",
+            Gauge,
+            ("name", "target"),
+        )
+        self.rollout_phase = Family(
+            "lamplighter_rollout_phase", "1 for the phase of each change under way.", Gauge, ("name", "candidate", "phase")
+        )
+        self.rollouts = Family(
+            "lamplighter_rollouts_total",
+            "Changes that ended, promoted or rolled_back, and why.",
+            Counter,
+            ("name", "outcome", "reason"),
         )
         self.keeper_leads = Family("lamplighter_keeper_leads", "1 while this process's keeper leads.", Gauge)
 

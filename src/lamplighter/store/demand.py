@@ -30,7 +30,10 @@ class GatewayDemand:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The sum over all live gateways for one model, with people's orders. `last_ended_at` outlives the gateway that wrote it."""
+    """The sum over all live gateways for one model, with people's orders. `last_ended_at` outlives the gateway that wrote it.
+
+    `replicas`: how many should be awake while it is wanted; never stored, see `capacity.rollout_demand`.
+    """
 
     model: str
     queued: int = 0
@@ -40,6 +43,7 @@ class Demand:
     wanted_until: float | None = None
     sleep_asked_at: float | None = None
     loads: Mapping[str, int] = field(default_factory=dict)
+    replicas: int = 0
 
     @property
     def requests(self) -> int:

@@ -71,7 +71,7 @@ async def add(store: Store, batch: Mapping[Where, Seen]) -> None:
     places = sorted(batch)  # in one order everywhere: two gateways never wait for each other's rows in a ring
     sums = [{**where._asdict(), "requests": batch[where].requests, "failed": batch[where].failed} for where in places]
     times = [
-        {**where._asdict(), "bucket": number, "count": count}
+        {**where._asdict(), "bucket": number, "times": count}
         for where in places
         for number, count in sorted(batch[where].first_tokens.items())
     ]
@@ -83,7 +83,7 @@ async def add(store: Store, batch: Mapping[Where, Seen]) -> None:
             )
         if times:
             keys = ("rollout_id", "step", "side", "bucket")
-            await connection.execute(_adding(rollout_first_tokens, dialect, ("count",), keys), times)
+            await connection.execute(_adding(rollout_first_tokens, dialect, ("times",), keys), times)
 
 
 async def of(store: Store, rollout_id: str) -> dict[tuple[int, Side], Seen]:
@@ -94,7 +94,7 @@ async def of(store: Store, rollout_id: str) -> dict[tuple[int, Side], Seen]:
             found[row.step, row.side] = Seen(int(row.requests), int(row.failed))
         times = select(rollout_first_tokens).where(rollout_first_tokens.c.rollout_id == rollout_id)
         for row in await connection.execute(times):
-            found.setdefault((row.step, row.side), Seen()).first_tokens[row.bucket] += int(row._mapping["count"])
+            found.setdefault((row.step, row.side), Seen()).first_tokens[row.bucket] += int(row.times)
     return found
 
 

@@ -396,7 +396,7 @@ rollout_first_tokens = Table(  # the same for times to the first token, by bucke
     Column("step", Integer, primary_key=True),
     Column("side", String(16), primary_key=True),
     Column("bucket", Integer, primary_key=True),
-    Column("count", BigInteger, nullable=False),
+    Column("times", BigInteger, nullable=False),
 )
 
 switches = Table(  # the changes in force: what serves a name in place of the model of that name

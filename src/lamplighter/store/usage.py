@@ -220,6 +220,37 @@ async def recent(
         return [Entry(*row) for row in await connection.execute(query)]
 
 
+class Sample(NamedTuple):
+    """One request as a model's outcome. `first_token`: seconds until it came, waking aside; None for what was not streamed."""
+
+    failed: bool
+    first_token: float | None
+
+
+def blames_engine(status: int, outcome: str) -> bool | None:
+    """Whether a request that was sent to an engine failed by the engine's fault; None when it says nothing of it: the client's doing."""
+    if outcome == "cancelled" or (outcome == "refused" and status < 500):
+        return None
+    return outcome in {"failed", "lost"} or status >= 500
+
+
+async def samples(store: Store, model: str, *, since: float, until: float, limit: int) -> list[Sample]:
+    """The newest requests that engines of `model` answered, or failed to, between two Unix times. Raises StoreError."""
+    query = (
+        select(usage.c.status, usage.c.outcome, usage.c.ttft, usage.c.wake_seconds)
+        .where((usage.c.at >= since) & (usage.c.at < until) & (usage.c.model == model) & usage.c.replica_id.is_not(None))
+        .order_by(usage.c.at.desc())
+        .limit(limit)
+    )
+    found: list[Sample] = []
+    async with store.read() as connection:
+        for row in await connection.execute(query):
+            failed = blames_engine(row.status, row.outcome)
+            if failed is not None:
+                found.append(Sample(failed, None if row.ttft is None else max(0.0, row.ttft - row.wake_seconds)))
+    return found
+
+
 async def key_names(store: Store) -> Mapping[str, str]:
     """What every key that ever was is called, by its id. Raises StoreError."""
     async with store.read() as connection:

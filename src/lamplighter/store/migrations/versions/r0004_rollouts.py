@@ -60,7 +60,7 @@ def upgrade() -> None:
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("side", sa.String(length=16), nullable=False),
         sa.Column("bucket", sa.Integer(), nullable=False),
-        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("times", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("rollout_id", "step", "side", "bucket", name=op.f("pk_rollout_first_tokens")),
     )
     op.create_table(
