@@ -1,5 +1,6 @@
 """What a cloud node is told to run for a model: the right command for the GPU it has, no secret in it, and a refusal of what can never work."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from lamplighter.engines.vllm.engine import Vllm
 
 T4 = Accelerator("T4", 1, 16 * 2**30, bf16=False)
 L4 = Accelerator("L4", 1, 24 * 2**30, bf16=True)
+A10G = Accelerator("A10G", 1, 24 * 2**30, bf16=True)
+H100 = Accelerator("H100", 1, 80 * 2**30, bf16=True)
 FOUR = Accelerator("A10G", 4, 24 * 2**30, bf16=True)
 
 
@@ -38,7 +41,8 @@ def test_vllm_serves_the_name_that_clients_use_where_the_mesh_publishes_it() -> 
     assert made.arguments[0] == "meta-llama/Llama-3.2-3B-Instruct"
     assert after(made, "--served-model-name") == "llama"
     assert (after(made, "--host"), after(made, "--port")) == ("0.0.0.0", str(made.port))
-    assert after(made, "--download-dir") == made.weights
+    assert made.environment["HF_HUB_CACHE"] == made.weights
+    assert "--download-dir" not in made.arguments, "vLLM would put a lock there, which a read-only cache refuses"
     assert made.health == "/health"
     assert ":v" in made.image
 
@@ -54,7 +58,9 @@ def test_a_gpu_without_bfloat16_gets_half_precision() -> None:
 def test_several_gpus_share_the_model_and_a_persons_own_arguments_win() -> None:
     """A 12xlarge would use one of its four GPUs; and what the configuration says must not be overridden in silence."""
     assert after(Vllm().container("m", config("vllm", "hf:a/b"), FOUR), "--tensor-parallel-size") == "4"
-    own = Vllm().container("m", config("vllm", "hf:a/b", arguments=["--dtype=float32", "-tp", "2"]), T4)
+    own = Vllm().container(
+        "m", config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct", arguments=["--dtype=float32", "-tp", "2"]), T4
+    )
     assert own.arguments[-3:] == ("--dtype=float32", "-tp", "2")
     assert "--dtype" not in own.arguments
     assert "--tensor-parallel-size" not in own.arguments
@@ -128,3 +134,86 @@ def test_a_persons_own_image_is_taken() -> None:
     """A private registry or another version is one setting."""
     for engine, source in ((Vllm(), "hf:a/b"), (Ollama(), "m"), (LlamaCpp(), "hf:a/b")):
         assert engine.container("m", config(engine.kind, source, image="mine/engine:1"), None).image == "mine/engine:1"
+
+
+def test_a_model_that_is_known_gets_the_context_that_its_gpu_can_hold() -> None:
+    """Llama 3.2 was made for 131,072 tokens, which an A10G cannot hold: vLLM would refuse to start on a machine that is already paid for."""
+    made = Vllm().container("llama", config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct"), A10G)
+    assert 80_000 < int(after(made, "--max-model-len")) < 131_072
+    assert 8 <= int(after(made, "--max-num-seqs")) <= 256
+    assert after(made, "--gpu-memory-utilization") == "0.9"
+    roomy = Vllm().container("llama", config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct"), H100)
+    assert "--max-model-len" not in roomy.arguments, "all of it fits: the model's own length stays"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--max-model-len", "8192"], ["--max-model-len=8192"], ["--quantization=fp8"], ["--kv-cache-dtype", "fp8"]]
+)
+def test_what_a_person_says_about_memory_is_left_alone(arguments: list[str]) -> None:
+    """Another sum would have to be made, and a second --max-model-len would win over theirs or hide a mistake."""
+    made = Vllm().container("llama", config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct", arguments=arguments), A10G)
+    ours = made.arguments[: -len(arguments)]
+    assert not {"--max-model-len", "--max-num-seqs"} & set(ours)
+    assert list(made.arguments[-len(arguments) :]) == arguments
+
+
+@pytest.mark.parametrize(
+    ("source", "more"), [("hf:somebody/unknown", {}), ("hf:meta-llama/Llama-3.2-3B-Instruct", {"revision": "main"})]
+)
+def test_nothing_is_guessed_about_a_model_that_is_not_known(source: str, more: dict[str, Any]) -> None:
+    """Another repository or revision may be another model."""
+    assert "--max-model-len" not in Vllm().container("m", config("vllm", source, **more), A10G).arguments
+
+
+def test_gemma_gets_single_precision_on_a_t4_and_not_half() -> None:
+    """vLLM refuses Gemma in half precision, and a T4 has no bfloat16: it would never start."""
+    made = Vllm().container("g", config("vllm", "hf:google/gemma-3-1b-it"), T4)
+    assert after(made, "--dtype") == "float32"
+    assert made.arguments.count("--dtype") == 1
+
+
+def test_weights_that_can_never_fit_are_refused_before_a_machine_is_paid_for() -> None:
+    """70 billion parameters on one L4: it would boot, download 140 GB, fail and bill."""
+    with pytest.raises(SourceError, match="70B") as caught:
+        Vllm().container("m", config("vllm", "hf:meta-llama/Llama-3.3-70B-Instruct"), L4)
+    assert "lamplighter fit" in caught.value.next_step
+
+
+def test_vllm_finishes_its_answers_when_its_pod_is_told_to_end() -> None:
+    """Without a timeout vLLM cuts answers off at SIGTERM; one that does not know the flag would refuse to start."""
+    made = Vllm().container("m", config("vllm", "hf:a/b"), L4)
+    assert int(after(made, "--shutdown-timeout")) < made.stop_grace
+    old = Vllm().container("m", config("vllm", "hf:a/b", image="vllm/vllm-openai:v0.11.2"), L4)
+    assert "--shutdown-timeout" not in old.arguments
+    for image in ("mirror:5000/vllm@sha256:" + "0" * 64, "mirror:5000/vllm/vllm-openai:v0.18.0", "mine:latest"):
+        assert "--shutdown-timeout" in Vllm().container("m", config("vllm", "hf:a/b", image=image), L4).arguments
+
+
+def test_machines_that_serve_together_find_each_other_by_their_group() -> None:
+    """A model larger than one machine: only the first member answers, the others are told where it is."""
+    made = Vllm().container("m", config("vllm", "hf:a/b"), replace(FOUR, nodes=2))
+    assert made.member_arguments is not None
+    assert (after(made, "--tensor-parallel-size"), after(made, "--pipeline-parallel-size")) == ("4", "2")
+    assert (after(made, "--nnodes"), after(made, "--master-addr")) == ("2", "$(LWS_LEADER_ADDRESS)")
+    assert set(made.member_arguments) - set(made.arguments) == {"--headless"}
+    assert Vllm().container("m", config("vllm", "hf:a/b"), FOUR).member_arguments is None
+
+
+def test_the_hubs_revision_reaches_the_engine() -> None:
+    """A model that was pinned must not change because its owner pushed something."""
+    assert after(Vllm().container("m", config("vllm", "hf:a/b", revision="abc123"), L4), "--revision") == "abc123"
+    pinned = LlamaCpp().container("m", config("llamacpp", "hf:o/r:f.gguf", revision="abc123"), L4)
+    assert after(pinned, "--model-url") == "https://huggingface.co/o/r/resolve/abc123/f.gguf"
+    assert "--hf-repo" not in pinned.arguments
+    with pytest.raises(SourceError, match="abc123"):
+        LlamaCpp().container("m", config("llamacpp", "hf:o/r", revision="abc123"), L4)
+
+
+@pytest.mark.parametrize(("engine", "source"), [(Vllm(), "hf:a/b"), (Ollama(), "m"), (LlamaCpp(), "hf:a/b")])
+def test_engines_write_nowhere_but_to_the_weights_and_to_temporary_folders(engine: Any, source: str) -> None:
+    """In a pod the root is read-only, and a cache or a lock anywhere else would end the engine at its start."""
+    made = engine.container("m", config(engine.kind, source), L4)
+    folders = [value for value in made.environment.values() if value.startswith("/")]
+    assert folders
+    for folder in folders:
+        assert any(folder == place or folder.startswith(f"{place}/") for place in (made.weights, *made.writable)), folder
