@@ -139,9 +139,10 @@ def _look(offloading: Manifest, namespace: str, early: Sequence[str]) -> Offload
     said = status(offloading)
     phase = str(said.get("offloadingPhase") or "")
     twins = {
-        str(cluster): _twin(conditions or ()) for cluster, conditions in (said.get("remoteNamespacesConditions") or {}).items()
+        str(cluster): wrong
+        for cluster, conditions in (said.get("remoteNamespacesConditions") or {}).items()
+        if (wrong := _twin(conditions or ())) is not None
     }
-    twins = {cluster: wrong for cluster, wrong in twins.items() if wrong is not None}
     broken = {cluster: wrong for cluster, wrong in twins.items() if wrong}
     reason, detail, step = None, None, ""
     if early:
