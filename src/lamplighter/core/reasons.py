@@ -16,6 +16,7 @@ class WakeFailure(StrEnum):
     BAD_IMAGE = "bad_image"
     OUT_OF_MEMORY = "out_of_memory"
     MESH_TIMEOUT = "mesh_timeout"
+    FEDERATION_FAILED = "federation_failed"
     BOOT_DEADLINE = "boot_deadline"
     BUDGET = "budget"
     GATED_MODEL = "gated_model"
@@ -56,6 +57,9 @@ VERDICTS: Mapping[WakeFailure, Verdict] = {
         False, False, 503, "The model does not fit into memory.", "Use a smaller model, fewer slots or a shorter context, or a larger machine."
     ),
     WakeFailure.MESH_TIMEOUT: Verdict(True, False, 503, "The machine booted but did not join the mesh in time.", "Run `lamplighter doctor`."),
+    WakeFailure.FEDERATION_FAILED: Verdict(
+        False, False, 503, "The machine could not join the cluster.", "See the detail, and run `lamplighter federation status`."
+    ),
     WakeFailure.BOOT_DEADLINE: Verdict(
         True, False, 503, "The model was not ready before its boot deadline.", "Raise the pool's boot_deadline, or read the engine's log."
     ),
