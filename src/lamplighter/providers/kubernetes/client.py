@@ -147,6 +147,10 @@ class Cluster:
             ) from error
         return value if isinstance(value, dict) else {"items": value}
 
+    async def text(self, path: str, *, params: Mapping[str, str] | None = None, limit: float = CALL_LIMIT) -> str:
+        """What a path answers, as it is: what a pod says through the API server's proxy, for one."""
+        return (await self._send("GET", path, params, None, "application/json", limit)).text
+
     async def version(self) -> str:
         """The server's version, such as `v1.33.1`."""
         return str((await self.call("GET", "/version")).get("gitVersion", ""))
