@@ -173,6 +173,15 @@ class Containerised(Protocol):
         ...
 
 
+@runtime_checkable
+class Judging(Protocol):
+    """An ability of engines whose log tells why they ended."""
+
+    def judge(self, log: str, code: int) -> tuple[WakeFailure, str]:
+        """Why one ended, as a reason and a sentence, from the end of its log and its exit status; ENGINE_CRASHED when the log does not tell."""
+        ...
+
+
 class Loading(Protocol):
     """Told by `Resident.load` how far it is."""
 

@@ -18,6 +18,7 @@ from lamplighter.engines.base import Accelerator, Capability, Command, Container
 from lamplighter.engines.continuing import Continues
 from lamplighter.engines.probing import get
 from lamplighter.engines.vllm.container import container
+from lamplighter.engines.vllm.log import judge
 
 _ROUTES: Mapping[str, Capability] = {
     "/v1/chat/completions": Capability.CHAT,
@@ -65,6 +66,11 @@ class Vllm:
     def container(self, name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
         """See `Containerised`."""
         return container(name, config, accelerator)
+
+    def judge(self, log: str, code: int) -> tuple[WakeFailure, str]:
+        """See `Judging`."""
+        found = judge(log, code)
+        return found.reason, found.detail
 
     async def probe(self, endpoint: Endpoint, name: str, config: ModelConfig, *, timeout: float) -> Probe:
         """Its health, whether it sleeps, and whether it serves the model; with its queue, its context and its routes."""

@@ -74,7 +74,7 @@ def loaded(pod: Manifest, engine: Running) -> bool:
     """Whether its model has answered since the engine began: its startup probe passed. Without such a probe, whether it is ready now."""
     if engine.over or engine.since is None:
         return False
-    spec = next((one for one in (pod.get("spec") or {}).get("containers") or () if one.get("name") == CONTAINER), {})
+    spec: Manifest = next((one for one in (pod.get("spec") or {}).get("containers") or () if one.get("name") == CONTAINER), {})
     return (engine.started and "startupProbe" in spec) or true(pod, "Ready")
 
 
@@ -208,6 +208,6 @@ def _probe(events: Sequence[Event]) -> Hindrance | None:
 
 def _memory(pod: Manifest) -> str:
     containers = (pod.get("spec") or {}).get("containers") or ()
-    one = next((found for found in containers if found.get("name") == CONTAINER), {})
+    one: Manifest = next((found for found in containers if found.get("name") == CONTAINER), {})
     limit = str(((one.get("resources") or {}).get("limits") or {}).get("memory") or "")
     return f"{int(limit) / 2**30:.1f} GiB" if limit.isdigit() else limit
