@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 
+from lamplighter.cli import models_fit
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
 from lamplighter.cli.words import doing, size
@@ -19,8 +20,9 @@ models = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group to the program."""
+    """Add the group to the program, and `fit`, which is about models too."""
     app.add_typer(models, name="models")
+    models_fit.register(app)
 
 
 @models.command("list")

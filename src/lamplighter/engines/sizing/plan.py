@@ -87,7 +87,7 @@ class Plan:
 
     def choices(self) -> Iterator[tuple[int, int]]:
         """(context, parallel requests of that length), from the longest that fits downwards."""
-        context = self.layout.longest(self.room, self.model.context)
+        context = _round(self.layout.longest(self.room, self.model.context), self.model)
         lengths = [context] if context and context & (context - 1) else []
         lengths += [1 << power for power in range(24, 10, -1) if 1 << power <= context]
         for length in lengths:
@@ -138,6 +138,7 @@ def plan(model: Architecture, machines: Machines, wish: Wish | None = None, *, c
             step = replace(step, sequences=_sequences(promised(spent(step)), cache))
     found = spent(step)
     context, parallel, lacks = _choose(model, cache, found, wish)
+    parallel = min(parallel, step.sequences)
     return Plan(
         model, machines, tensor, pipeline, dtype, found, cache, step, context, parallel,
         int(promised(found) / cache.token), lacks, notes,
@@ -154,9 +155,7 @@ def _choose(model: Architecture, cache: Layout, found: Budget, wish: Wish) -> tu
     room = promised(found)
     at_once = wish.parallel or 1
     if wish.context is None:
-        context = cache.longest(room, model.context, at_once)
-        if context < model.context:
-            context -= context % (_SHORT if context >= _SHORT else 16)
+        context = _round(cache.longest(room, model.context, at_once), model)
         least = cache.request(min(_SHORT, model.context)) * at_once
         if context < min(_SHORT, model.context):
             return context, at_once if context else 0, _missing(found, least)
@@ -165,6 +164,11 @@ def _choose(model: Architecture, cache: Layout, found: Budget, wish: Wish) -> tu
     if needed > room:
         return cache.longest(room, wish.context, at_once), at_once, _missing(found, needed)
     return wish.context, room // cache.request(wish.context), 0
+
+
+def _round(context: int, model: Architecture) -> int:
+    """Down to a number that a person would write, unless it is the model's own."""
+    return context if context >= model.context else context - context % (_SHORT if context >= _SHORT else 16)
 
 
 def _missing(found: Budget, needed: int) -> int:

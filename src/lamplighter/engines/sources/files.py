@@ -32,16 +32,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A parsed source. `repo` and `file` (None: choose one) for the hub, `path` for a file."""
+    """A parsed source. `repo`, `file` (None: choose one) and `revision` (None: the main branch) for the hub, `path` for a file."""
 
     kind: Kind
     repo: str = ""
     file: str | None = None
     path: Path | None = None
+    revision: str | None = None
 
 
-def parse(text: str) -> Source:
-    """What `text` means. Raises SourceError, reason MODEL_NOT_FOUND, with what to write instead."""
+def parse(text: str, revision: str | None = None) -> Source:
+    """What `text` means; `revision` counts for the hub only. Raises SourceError, reason MODEL_NOT_FOUND, with what to write instead."""
     if text == Kind.BUNDLED:
         return Source(Kind.BUNDLED)
     kind, _, rest = text.partition(":")
@@ -51,12 +52,12 @@ def parse(text: str) -> Source:
         entry = CATALOGUE.get(rest)
         if entry is None:
             raise _wrong(f"The catalogue has no model {rest!r}.", f"It has: {', '.join(CATALOGUE)}.")
-        return parse(entry.source)
+        return parse(entry.source, revision)
     if kind == "hf":
         match = _HUB.fullmatch(rest)
         if match is None or ".." in rest:
             raise _wrong(f"{text!r} is not a model on the hub.", "Write hf:OWNER/REPO or hf:OWNER/REPO:FILE.gguf.")
-        return Source(Kind.HUB, repo=match["repo"], file=match["file"])
+        return Source(Kind.HUB, repo=match["repo"], file=match["file"], revision=revision)
     if kind == "file":
         path = Path(rest)
         with contextlib.suppress(RuntimeError):  # no home folder: then it stays relative and is refused
@@ -99,8 +100,9 @@ def target(source: Source, models_folder: Path) -> Path | None:
 
 
 def repository(source: Source, models_folder: Path) -> Path:
-    """The folder of one repository of the hub."""
-    return models_folder / "hf" / source.repo
+    """The folder of one repository of the hub; each revision that was asked for has its own, so that none stands in for another."""
+    plain = models_folder / "hf" / source.repo
+    return plain if source.revision is None else plain.with_name(f"{plain.name}@{source.revision.replace('/', '--')}")
 
 
 def parts(path: Path) -> list[Path]:

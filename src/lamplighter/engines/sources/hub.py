@@ -42,6 +42,8 @@ PREFERENCE = (
 """Quantisations in the order in which we take them: the best compromise of size and quality first."""
 _NOT_THE_MODEL = re.compile(r"mmproj|imatrix|\bmtp\b|vocab|adapter|lora", re.IGNORECASE)
 _REACHABLE_SECONDS = 10.0
+_SMALL = 4 * 2**20
+"""Bytes of a configuration that are read at most."""
 _FIRST_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 
 
@@ -104,6 +106,58 @@ def fetch(source: Source, models_folder: Path, progress: Progress, *, endpoint: 
     return folder / name
 
 
+def small_file(repo: str, name: str, *, revision: str | None = None, endpoint: str | None = None, most: int = _SMALL) -> bytes:
+    """The content of one file of a repository, or its first `most` bytes. Raises SourceError."""
+    url, headers = _address(repo, name, revision, endpoint)
+    what = f"hf:{repo}:{name}"
+    try:
+        with (
+            client() as http,
+            http.stream("GET", url, headers={**headers, "range": f"bytes=0-{most - 1}"}, timeout=_REACHABLE_SECONDS) as answer,
+        ):
+            if answer.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+                raise _status(what, answer.status_code)
+            content = bytearray()
+            for chunk in answer.iter_raw():
+                content += chunk
+                if len(content) >= most:
+                    break
+            return bytes(content[:most])
+    except httpx.TransportError as error:
+        raise _unavailable(what, "the hub cannot be reached (is there a network?)") from error
+
+
+def file_size(repo: str, name: str, *, revision: str | None = None, endpoint: str | None = None) -> int | None:
+    """Bytes of one file of a repository; None when the hub does not tell."""
+    url, headers = _address(repo, name, revision, endpoint)
+    try:
+        with client() as http:
+            answer = http.head(url, headers=headers, timeout=_REACHABLE_SECONDS, follow_redirects=False)
+    except httpx.TransportError:
+        return None
+    text = answer.headers.get("x-linked-size") or (answer.headers.get("content-length") if answer.is_success else None) or ""
+    return int(text) if text.isdigit() else None
+
+
+def _address(repo: str, name: str, revision: str | None, endpoint: str | None) -> tuple[str, dict[str, str]]:
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in its __all__
+
+    api = HfApi(endpoint=endpoint, library_name="lamplighter")
+    url = hf_hub_url(repo, name, revision=revision, endpoint=api.endpoint)
+    return url, build_hf_headers(token=api.token, library_name="lamplighter")
+
+
+def _status(what: str, status: int) -> SourceError:
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return _gated(what)
+    if status == httpx.codes.NOT_FOUND:
+        return SourceError(
+            f"{what} does not exist.", reason=WakeFailure.MODEL_NOT_FOUND, next_step="Correct the name, or its revision."
+        )
+    return _unavailable(what, f"the hub answered {status}")
+
+
 def _check_reachable(api: HfApi, source: Source) -> None:
     """Without a network the library would go on trying for half a minute. Raises SourceError."""
     try:
@@ -130,11 +184,12 @@ def _files(api: HfApi, source: Source) -> dict[str, _File]:
         HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
-    what = f"hf:{source.repo}"
+    what = f"hf:{source.repo}" + (f" at {source.revision}" if source.revision else "")
     try:
-        tree = api.list_repo_tree(source.repo, recursive=True)
+        tree = api.list_repo_tree(source.repo, recursive=True, revision=source.revision)
         return {
             entry.path: _File(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
             for entry in tree
@@ -142,6 +197,12 @@ def _files(api: HfApi, source: Source) -> dict[str, _File]:
         }
     except GatedRepoError as error:
         raise _gated(what) from error
+    except RevisionNotFoundError as error:
+        raise SourceError(
+            f"hf:{source.repo} has no revision {source.revision}.",
+            reason=WakeFailure.MODEL_NOT_FOUND,
+            next_step="Name a branch, a tag or a commit of that repository.",
+        ) from error
     except (RepositoryNotFoundError, DisabledRepoError, HFValidationError) as error:
         # The hub answers a private repository like a missing one.
         raise SourceError(
@@ -165,7 +226,7 @@ def _fetch_file(api: HfApi, http: httpx.Client, source: Source, file: _File, pat
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in its __all__
 
-    url = hf_hub_url(source.repo, file.name, endpoint=api.endpoint)
+    url = hf_hub_url(source.repo, file.name, revision=source.revision, endpoint=api.endpoint)
     headers = build_hf_headers(token=api.token, library_name="lamplighter")
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
