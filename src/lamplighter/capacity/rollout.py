@@ -6,12 +6,11 @@ waits for more requests, for a bounded time. Not responsible for gathering what 
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from lamplighter.core.rollouts import Because, Order, Phase
-from lamplighter.store.outcomes import Seen, bounds
+from lamplighter.store.outcomes import Seen
 from lamplighter.store.rollouts import Rollout
 
 Z = 1.645
@@ -201,7 +200,7 @@ def slowness(candidate: Seen, stable: Seen, *, ratio: float, samples: int) -> Ve
     if candidate.first_tokens.total() < samples or stable.first_tokens.total() < samples:
         return Verdict.GOOD  # nothing to compare, or nothing to compare it with
     for share in (0.5, 0.9):
-        least, most = quantile(candidate.first_tokens, share, -Z)[0], quantile(stable.first_tokens, share, Z)[1]
+        least, most = candidate.quantile(share, -Z)[0], stable.quantile(share, Z)[1]
         if least > most * ratio and least > most + FLOOR:
             return Verdict.BAD
     return Verdict.GOOD
@@ -217,19 +216,6 @@ def wilson_lower(failed: int, requests: int) -> float:
     return max(0.0, (middle - spread) / (1 + z2 / requests))
 
 
-def quantile(times: Counter[int], share: float, deviations: float = 0.0) -> tuple[float, float]:
-    """The bucket (its least and most seconds) in which the quantile `share` lies, or so many standard deviations of its rank beside it."""
-    count = times.total()
-    rank = count * share + deviations * math.sqrt(count * share * (1 - share))
-    rank = min(count, max(1, math.floor(rank) if deviations < 0 else math.ceil(rank)))
-    passed = 0
-    for number in sorted(times):
-        passed += times[number]
-        if passed >= rank:
-            return bounds(number)
-    return (0.0, 0.0)
-
-
 def _shares(seen: Observed) -> str:
     candidate, stable = (f"{side.failed} of {side.requests}" for side in (seen.candidate, seen.stable))
     return f"{candidate} requests failed, of the stable target {stable}"
@@ -237,7 +223,7 @@ def _shares(seen: Observed) -> str:
 
 def _times(seen: Observed) -> str:
     def words(side: Seen) -> str:
-        half, most = (quantile(side.first_tokens, share)[1] for share in (0.5, 0.9))
+        half, most = (side.quantile(share)[1] for share in (0.5, 0.9))
         return f"{half:.3g} s (p50), {most:.3g} s (p90)"
 
     return f"first token after {words(seen.candidate)}, of the stable target {words(seen.stable)}"

@@ -33,6 +33,7 @@ from lamplighter.gateway.lane import Lane
 from lamplighter.gateway.metering import Meter
 from lamplighter.gateway.ollama.app import OllamaApp, claims
 from lamplighter.gateway.openapi import openapi_document
+from lamplighter.gateway.outcomes import Outcomes
 from lamplighter.gateway.page import build_page
 from lamplighter.gateway.responses import JSON_HEADERS, NO_STORE, NOSNIFF, answer, answer_json, refuse, valid_request_id
 from lamplighter.gateway.routing import Lanes
@@ -76,6 +77,7 @@ class Gateway:
             clock,
         )
         self._lanes = Lanes(config, engines, self._upstreams, clock)
+        self._outcomes = self._lanes.outcomes = Outcomes(store, clock, self.metrics)
         self._lanes.on_opened = lambda lane, _: self.metrics.breaker_opened.labels(lane.name).inc()
         gateway_id = new_id("gtw")
         self._reporter = DemandReporter(store, clock, gateway_id, self._lanes, self._view)
@@ -130,6 +132,7 @@ class Gateway:
         await self._view.start()
         await self._upstreams.start()
         await self._accounts.start()
+        await self._outcomes.start()
         await self._control.start()
 
     def leave(self) -> None:
@@ -179,6 +182,7 @@ class Gateway:
         await self.admission.stop()
         await self.keyring.stop()
         await self._accounts.stop()
+        await self._outcomes.stop()
         self._meter.close()
 
     def assert_idle(self) -> None:

@@ -289,6 +289,8 @@ async def hold(
         raise error
     if (target := lane.seize(asker)) is not None:
         return target
+    if asker.restless and not lane.awake:
+        raise asleep(lane, since)
     if lane.queued >= config.max_held and not lane.make_room(asker.key_id):
         raise full(lane, since, config.max_held)
     waiter = lane.enter(asker)
@@ -299,6 +301,8 @@ async def hold(
             if waiter.target is not None:
                 target, waiter.target = waiter.target, None
                 return target
+            if asker.restless and not lane.awake:
+                raise asleep(lane, clock.time())
             if waiter.evicted:
                 raise full(lane, clock.time(), config.max_held, evicted=True)
             if (error := refusal(lane, since=since, now=clock.time())) is not None:

@@ -16,12 +16,14 @@ import structlog
 from lamplighter.config import ModelConfig
 from lamplighter.config.routing import RoutingConfig
 from lamplighter.core.clock import Clock
+from lamplighter.core.rollouts import base
 from lamplighter.engines.base import Capability
 from lamplighter.engines.continuing import Continues
 from lamplighter.gateway.balance import Candidate, bounded, digest, grown, least_loaded, ranked
 from lamplighter.gateway.breaker import Breaker, Outcome, Report, State
 from lamplighter.gateway.fairness import FairQueue, Pace
 from lamplighter.gateway.retries import RetryBudget
+from lamplighter.gateway.switching import Split
 from lamplighter.gateway.upstream import Upstream
 from lamplighter.store.replicas import Replica
 from lamplighter.store.wakes import Wake
@@ -42,7 +44,8 @@ class Asker:
 
     `prefix`: a digest of the prompt's beginning, so that requests that share it can meet a warm cache; b'' when it is not known.
     `avoid`: the target on which it just failed: another one is better, if there is one. `waiter`: its place in the queue while it waits.
-    `woke`, `queued`: seconds for which it waited so far, for a replica to be there and for a free place on one.
+    `restless`: it does not wait for a replica that is not there; another target answers it. `woke`, `queued`: seconds for which it waited so
+    far, for a replica to be there and for a free place on one.
     """
 
     key_id: str = ""
@@ -50,6 +53,7 @@ class Asker:
     prefix: bytes = b""
     avoid: "Target | None" = None
     waiter: "Waiter | None" = None
+    restless: bool = False
     woke: float = 0.0
     queued: float = 0.0
 
@@ -122,6 +126,10 @@ class Lane:
         self.name = name
         self.header = b"lamplighter-model: %b\r\n" % name.encode()
         """The line that its answers have in their heads."""
+        self.limited_as = base(name)
+        """Whose limits count for it: another revision of a model has no limits of its own."""
+        self.split: Split | None = None
+        """Who answers for this name, when it is not simply this lane."""
         self.config = config
         self.known = True
         """Whether the model is still offered."""

@@ -1,12 +1,15 @@
 """What is counted and written down about each request once it is over: metrics, the access line, its account. Never its contents."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lamplighter.core.clock import Clock
 from lamplighter.gateway.sse import Usage
 from lamplighter.observability.logging import AccessLog
 from lamplighter.observability.metrics import Counter, Histogram, Metrics
+
+if TYPE_CHECKING:
+    from lamplighter.gateway.switching import Trial
 
 CLIENT_LEFT = 499
 """Status noted (never sent) for a client that left before its answer."""
@@ -25,7 +28,7 @@ class Record:
     `reached`: whether it was sent to an engine; `sent_at`: when, the last time. `held`: how long it waited for an engine, `asleep` of it for
     one to wake. `asked`: the model that was asked for, when another one answers. `answered`: bytes of a whole answer.
     `events`: pieces of a streamed answer. `estimated`: whether `usage` is our own estimate.
-    `client`: the address that asked, behind trusted proxies; '' for those in this process.
+    `trial`: its part in the change of a model, if there is one. `client`: the address that asked, behind trusted proxies; '' for those in this process.
     """
 
     route: str
@@ -49,6 +52,7 @@ class Record:
     events: int = 0
     estimated: bool = False
     client: str = ""
+    trial: "Trial | None" = None
 
     def estimate(self, route: str, prompt_bytes: int) -> None:
         """No engine told what this request used: say about how much, and that it is an estimate. Call it when the request is over.
@@ -151,6 +155,8 @@ class Meter:
                 children.completion.inc(usage.completion_tokens)
         if left:
             children.disconnects.inc()
+        if record.trial is not None:
+            record.trial.finish(record)
         if self._ledger is not None and record.principal_id:  # of strangers nothing is kept: they could fill the disk
             self._ledger.add(record, now, itl)
         if self._access is not None:

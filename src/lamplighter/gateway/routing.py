@@ -14,6 +14,7 @@ from lamplighter.engines.base import Engine
 from lamplighter.engines.continuing import way_of
 from lamplighter.gateway.breaker import LEVEL, Breaker, Outcome, Report
 from lamplighter.gateway.lane import ANYBODY, Asker, Lane, Reporter, Target
+from lamplighter.gateway.switching import Outcomes, splits
 from lamplighter.gateway.upstream import Upstream, Upstreams
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.replicas import Replica
@@ -35,6 +36,8 @@ class Lanes:
 
     def __init__(self, config: Config, engines: Mapping[str, Engine], upstreams: Upstreams, clock: Clock) -> None:
         self.reporter: Reporter | None = None
+        self.outcomes: Outcomes | None = None
+        """Who counts how requests end whose name is being changed."""
         self._config = config
         self._engines = engines
         self._upstreams = upstreams
@@ -111,6 +114,7 @@ class Lanes:
         self._targets = living
         self._upstreams.keep({target.upstream.endpoint for target in living.values()})
         self._follow_models(snapshot.models)
+        self._follow_changes(snapshot)
         for name, lane in self._lanes.items():
             for target in ready.get(name, ()):
                 target.lanes.append(lane)
@@ -177,6 +181,17 @@ class Lanes:
                 del self._lanes[name]
             else:
                 lane.notify()
+
+    def _follow_changes(self, snapshot: Snapshot) -> None:
+        """Who answers for the names that were changed, or are being changed."""
+        known = {name: lane.split for name, lane in self._lanes.items() if lane.split is not None}
+        routes = snapshot.changes.routes()
+        if not (known or routes):
+            return
+        found = splits(routes, self._lanes, known, self.outcomes)
+        for name in known.keys() | found.keys():
+            if name in self._lanes:
+                self._lanes[name].split = found.get(name)
 
     def _most(self, config: ModelConfig) -> int:
         """Requests that one replica of a model gets at a time when the model does not say it."""

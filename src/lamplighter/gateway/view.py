@@ -15,11 +15,12 @@ from lamplighter.core.clock import Clock
 from lamplighter.core.errors import StoreError
 from lamplighter.engines.base import Capability, Engine, capabilities_of
 from lamplighter.store import demand as demand_store
-from lamplighter.store import ledger, overlay, replicas, wakes
+from lamplighter.store import ledger, overlay, replicas, rollouts, wakes
 from lamplighter.store.bus import Subscription, Topic
 from lamplighter.store.demand import Demand
 from lamplighter.store.ledger import Entry, PoolCost
 from lamplighter.store.replicas import Replica
+from lamplighter.store.rollouts import Changes
 from lamplighter.store.store import Store
 from lamplighter.store.wakes import Wake
 
@@ -36,7 +37,7 @@ STALE_AFTER = 15.0
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The store as it was a moment ago. `models`: the file's and the overlay's. `wakes`: the newest of each (pool, model). `costs`: by pool.
-    `entries`: of the ledger, what costs now, by replica.
+    `entries`: of the ledger, what costs now, by replica. `changes`: of what serves a name, those under way and those in force.
     """
 
     version: int = 0
@@ -46,6 +47,7 @@ class Snapshot:
     demand: Mapping[str, Demand] = field(default_factory=dict)
     costs: Mapping[str, PoolCost] = field(default_factory=dict)
     entries: Mapping[str, Entry] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
 
     def capabilities(self, model: str, engine: Engine) -> frozenset[Capability]:
         """What `model` can be asked for: as a replica of it told when one did, else as its kind of engine usually has."""
@@ -136,6 +138,7 @@ class View:
             demand=await demand_store.totals(self._store),
             costs=await ledger.costs(self._store),
             entries=entries,
+            changes=await rollouts.changes(self._store),
         )
         self._read_at = self._clock.monotonic()
         old = self.snapshot

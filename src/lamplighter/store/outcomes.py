@@ -46,6 +46,19 @@ class Seen:
         self.failed += other.failed
         self.first_tokens.update(other.first_tokens)
 
+    def quantile(self, share: float, deviations: float = 0.0) -> tuple[float, float]:
+        """The bucket (its least and most seconds) in which the quantile `share` of the first tokens lies, or so many standard deviations of its
+        rank beside it; zeros when there is none."""
+        count = self.first_tokens.total()
+        rank = count * share + deviations * math.sqrt(count * share * (1 - share))
+        rank = min(count, max(1, math.floor(rank) if deviations < 0 else math.ceil(rank)))
+        passed = 0
+        for number in sorted(self.first_tokens):
+            passed += self.first_tokens[number]
+            if passed >= rank:
+                return bounds(number)
+        return (0.0, 0.0)
+
     def note(self, *, failed: bool = False, first_token: float | None = None) -> None:
         """One request. `first_token`: seconds until it came."""
         self.requests += 1

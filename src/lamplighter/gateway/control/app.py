@@ -12,7 +12,7 @@ from lamplighter.engines import memory
 from lamplighter.engines.catalogue import weak_note
 from lamplighter.gateway.chat.generations import Generations
 from lamplighter.gateway.chat.hub import Hub
-from lamplighter.gateway.control import chats, errors, keys, limits, models, session, socket, usage
+from lamplighter.gateway.control import chats, errors, keys, limits, models, session, socket, switches, usage
 from lamplighter.gateway.control.access import Admin
 from lamplighter.gateway.control.guard import Guard
 from lamplighter.gateway.control.parts import Parts
@@ -84,7 +84,16 @@ def described() -> dict[str, Any]:
 def _routed() -> FastAPI:
     app = FastAPI(title="Lamplighter control API", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.router.redirect_slashes = False
-    for router in (session.router, models.router, keys.router, limits.router, chats.router, usage.router, socket.router):
+    for router in (
+        session.router,
+        models.router,
+        switches.router,
+        keys.router,
+        limits.router,
+        chats.router,
+        usage.router,
+        socket.router,
+    ):
         app.include_router(router)
     return app
 

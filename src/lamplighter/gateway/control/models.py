@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from lamplighter.config import Config, ModelConfig, PoolConfig
 from lamplighter.core.errors import ConfigError, RequestError
+from lamplighter.core.rollouts import REVISION_MARK
 from lamplighter.engines import memory
 from lamplighter.engines.catalogue import CATALOGUE, Entry, suggest
 from lamplighter.gateway.control.access import Admin, Anyone
@@ -109,6 +110,11 @@ async def remove_model(name: str, _: Admin, parts: _Parts) -> None:
         raise RequestError(
             f"The model {name!r} is in the configuration file.", status=409, code="model_in_file", next_step="Remove it there."
         )
+    if REVISION_MARK in name:
+        raise RequestError(
+            f"{name!r} is the target of a change.", status=409, code="switch_target",
+            next_step=f"`lamplighter models switch {name.partition(REVISION_MARK)[0]} --rollback` takes it away.",
+        )  # fmt: skip
     if not await overlay.remove(services.store, name):
         raise _unknown(name)
     await _seen(parts, lambda models: name not in models)

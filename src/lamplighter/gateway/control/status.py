@@ -15,6 +15,7 @@ from lamplighter.core.states import PoolState, ReplicaState, pool_state
 from lamplighter.engines.base import Engine
 from lamplighter.gateway.breaker import Report
 from lamplighter.gateway.chat.shapes import wake_json
+from lamplighter.gateway.control.changes import switch_json
 from lamplighter.gateway.money import budget_json, quote_json, running_json, spent_json
 from lamplighter.gateway.view import Snapshot
 from lamplighter.store.demand import Demand
@@ -94,6 +95,7 @@ class Statuses:
             "failure": _failure(wake) if state is PoolState.FAILED and wake is not None else None,
             "last_wake": self._last_wake(config.pool, name, wake),
             "quote": quote_json(snapshot.costs.get(config.pool)),
+            "switch": switch_json(snapshot, name),
         }
 
     def _pool(self, snapshot: Snapshot, name: str, pool: PoolConfig) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Statuses:
             "name": name,
             "kind": pool.kind,
             "state": pool_state((one.state for one in replicas), failed=failed).value,
-            "max_replicas": _most(pool),
+            "max_replicas": most_replicas(pool),
             "budget": budget_json(pool, snapshot.costs.get(name)),
             "spent": spent_json(snapshot.costs.get(name)),
             "replicas": [self._replica(snapshot, one) for one in replicas],
@@ -147,7 +149,8 @@ def _breaker(report: Report | None) -> dict[str, Any] | None:
     }
 
 
-def _most(pool: PoolConfig) -> int:
+def most_replicas(pool: PoolConfig) -> int:
+    """Replicas that a pool holds at the most."""
     if isinstance(pool, CommandPool):
         return pool.max_loaded
     if not isinstance(pool, StaticPool):

@@ -29,6 +29,7 @@ from lamplighter.gateway.relay import WakeMode
 from lamplighter.gateway.retries import backoff, falls_back
 from lamplighter.gateway.routing import Asker, Lane, Lanes, Outcome, Target
 from lamplighter.gateway.sse import Usage
+from lamplighter.gateway.switching import Split
 from lamplighter.store.bus import Bus, Topic
 from lamplighter.store.wakes import Wake
 
@@ -118,6 +119,8 @@ class Call:
         # To look at the prompt's beginning costs more than the routing itself: only where it can decide.
         prefix = request.prefix() if not session and lane.affinity and len(lane.targets) > 1 else b""
         self.asker = Asker(record.key_id or record.principal_id, session, prefix)
+        if record.trial is not None and record.trial.side == "candidate":
+            self.asker.restless = True
         self.lane = lane
         self.request = request
         self.record = record
@@ -137,7 +140,7 @@ class Call:
         """`start`, for the one model that `lane` is."""
         try:
             # Before anything counts as demand: who may not ask wakes nothing.
-            grant = self.grant = self._dispatch.admission.admit_now(self._identity, self.request, self.lane.name)
+            grant = self.grant = self._dispatch.admission.admit_now(self._identity, self.request, self.lane.limited_as)
         except RequestError as error:
             self._give_up(error)
             return
@@ -189,6 +192,8 @@ class Call:
     def lost(self, failure: UpstreamFailure) -> None:
         """Note that the answer broke off after its first byte."""
         self._outcome = OUTCOMES[failure.cause]
+        if self._outcome is Outcome.CANCELLED and self.record.trial is not None:
+            self.record.trial.blameless = True  # it was the client that would not read, or its time was over
         if self._target is not None:
             self._dispatch.failed(self.lane, self._target, failure)
 
@@ -244,7 +249,7 @@ class Call:
         if pause:
             await dispatch.clock.sleep(pause)
         if self.grant is None:
-            self.grant = await dispatch.admission.admit(self._identity, self.request, lane.name)
+            self.grant = await dispatch.admission.admit(self._identity, self.request, lane.limited_as)
             self._prepare()
         target = self._target
         if target is None:
@@ -397,12 +402,18 @@ class Call:
             self._dispatch.meter.metrics.continued.labels(self.lane.name, "failed").inc()
             self._unbroken.give_up()
             return
+        if self._back_to_stable(error):
+            return
         fallback = self._fallback
         if fallback is None:
             asked = self.stood_in_for or self.lane
             if not asked.fallbacks or not falls_back(error, full=self._dispatch.config.routing.fallback_when_full):
                 asking.on_error(error)
                 return
+            if (trial := self.record.trial) is not None:
+                self.record.trial = None  # who answers now is neither of the two
+                if self.record.reached:
+                    trial.failed()
             lanes = self._dispatch.fallbacks(asked, self.request, self._identity)
             fallback = self._fallback = _Fallback(
                 asked, error, [lane for lane in lanes if lane is not self.lane and lane is not asked]
@@ -415,6 +426,23 @@ class Call:
         else:
             self._turn_to(fallback.asked, None)
             asking.on_error(fallback.error)
+
+    def _back_to_stable(self, error: RequestError) -> bool:
+        """The candidate of a change cannot answer: the stable target does, as if nobody had tried anything. Whether it was so."""
+        trial, lane = self.record.trial, self.lane
+        if trial is None or lane is not trial.split.candidate or self._dispatch.closing:
+            return False
+        if lane.known and not isinstance(error, hold.NotReady) and not falls_back(error, full=True):
+            return False
+        if self.record.reached and not isinstance(error, hold.NotReady):
+            trial.failed()
+        trial.turn_to_stable()
+        stable = trial.split.stable
+        self._turn_to(stable, None)
+        self.record.asked = "" if stable.name == trial.split.route.name else trial.split.route.name
+        self.asker.restless = False
+        self._begin()
+        return True
 
     def _turn_to(self, lane: Lane, asked: Lane | None) -> None:
         """Let `lane` answer in the place of `asked`; what was reserved for the one before is given back."""
@@ -479,6 +507,8 @@ class Dispatch:
         if lane is None:
             raise unknown_model(request.model, self.lanes.names())
         record.model, record.principal_id = lane.name, identity.principal_id
+        if lane.split is not None:
+            lane = self._target_of(lane.split, request, record, session)
         if self.config.log.prompts:
             prompts.write(record, request)
         self._check_capability(lane, request)
@@ -501,8 +531,19 @@ class Dispatch:
         if other is None:
             raise unknown_model(stand_in, self.lanes.names())
         self._check_capability(other, request)
-        record.model, record.asked = other.name, lane.name
+        record.model, record.asked, record.trial = other.name, lane.name, None
         return Call(self, other, request, record, identity, lane, session)
+
+    def _target_of(self, split: Split, request: InferenceRequest, record: Record, session: bytes) -> Lane:
+        """The lane that answers for a name that was changed, or is being changed."""
+        capability = CAPABILITY[request.route]
+        lane, record.trial = split.choose(
+            lambda: session or request.prefix() or (record.key_id or record.principal_id).encode(),
+            lambda candidate: capability in candidate.capabilities,
+        )
+        name = split.route.name
+        record.model, record.asked = lane.name, "" if lane.name == name else name
+        return lane
 
     def want(self, lane: Lane) -> None:
         """Another model answers in the place of this one: wake it meanwhile."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lamplighter.core.errors import RequestError
+from lamplighter.core.rollouts import REVISION_MARK
 from lamplighter.core.states import ReplicaState, pool_state
 from lamplighter.gateway.auth import Identity
 from lamplighter.gateway.inference.dispatch import unknown_model
@@ -14,7 +15,8 @@ PREFIX = "/v1/models/"
 
 def listing(lanes: Lanes, snapshot: Snapshot, created: int, identity: Identity) -> dict[str, Any]:
     """All models that `identity` may use, in OpenAI's shape with what else we know of them. `created`: Unix seconds."""
-    data = [_model(name, snapshot, created) for name in lanes.names() if identity.may_use(name)]
+    names = (name for name in lanes.names() if REVISION_MARK not in name)  # a target of a change is no name that clients should know
+    data = [_model(name, snapshot, created) for name in names if identity.may_use(name)]
     data += [_alias(alias, name, snapshot, created) for alias, name in lanes.aliases().items() if identity.may_use(name)]
     return {"object": "list", "data": data}
 
@@ -47,10 +49,12 @@ def _alias(alias: str, name: str, snapshot: Snapshot, created: int) -> dict[str,
 
 
 def _model(name: str, snapshot: Snapshot, created: int) -> dict[str, Any]:
-    replicas = [replica for replica in snapshot.replicas if name in replica.models]
-    wake = snapshot.wake_of(name)
+    serving = snapshot.changes.stable(name)
+    serving = serving if serving in snapshot.models else name
+    replicas = [replica for replica in snapshot.replicas if serving in replica.models]
+    wake = snapshot.wake_of(serving)
     state = pool_state((replica.state for replica in replicas), failed=wake is not None and wake.outcome == "failed")
-    config = snapshot.models.get(name)
+    config = snapshot.models.get(serving)
     context = next((replica.context for replica in replicas if replica.state is ReplicaState.READY and replica.context), None)
     if context is None and config is not None and config.engine == "llamacpp":
         context = config.context

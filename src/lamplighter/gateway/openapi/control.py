@@ -114,6 +114,16 @@ class LastWake(BaseModel):
     at: float
 
 
+class SwitchSummary(BaseModel):
+    """Who serves a model's name, when it was changed or is being changed; or `of`: the model whose other revision this is. `weight`: percent."""
+
+    target: str | None
+    candidate: str | None
+    weight: float | None
+    phase: str | None
+    of: str | None
+
+
 class ModelStatus(BaseModel):
     """A model. `sleeping_at`: Unix seconds."""
 
@@ -136,6 +146,7 @@ class ModelStatus(BaseModel):
     failure: Failure | None
     last_wake: LastWake | None
     quote: PriceQuote | None
+    switch: SwitchSummary | None
 
 
 class BreakerStatus(BaseModel):
