@@ -278,12 +278,12 @@ def _nodes(side: Side, virtuals: Sequence[Manifest], nodes: Sequence[Manifest], 
         elif ready.get("status") != "True":
             lasted = since(ready.get("lastTransitionTime"), side.now())
             said = ready.get("message") or ready.get("reason") or "nothing said yet"
-            findings.append(
-                Finding(side.peer, "wrong" if lasted > PATIENCE else "waiting", f"The virtual node {name_of(node)} is not ready for {lasted:.0f} s: {said}", step)
-            )  # fmt: skip
-    for virtual in virtuals:
-        if not nodes and not deleting(virtual):
-            findings.append(Finding(side.peer, "waiting", f"The virtual node {name_of(virtual)} has not registered."))
+            level: Level = "wrong" if lasted > PATIENCE else "waiting"
+            text = f"The virtual node {name_of(node)} is not ready for {lasted:.0f} s: {said}"
+            findings.append(Finding(side.peer, level, text, step))
+    if not nodes:
+        registering = [name_of(virtual) for virtual in virtuals if not deleting(virtual)]
+        findings += [Finding(side.peer, "waiting", f"The virtual node {name} has not registered.") for name in registering]
     if not virtuals and not nodes and foreign and status(foreign[0]).get("role") not in ("Unknown", "", None):
         findings.append(
             Finding(side.peer, "waiting", "It has no virtual node.", f"`lamplighter federation peer {side.peer}` goes on.")
