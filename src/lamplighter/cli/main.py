@@ -13,7 +13,24 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from lamplighter.cli import chat, check, cloud, config, dev, doctor, keys, login, mesh, models, models_switch, status, up, usage, version, wake
+from lamplighter.cli import (
+    chat,
+    check,
+    cloud,
+    config,
+    dev,
+    doctor,
+    keys,
+    login,
+    mesh,
+    models,
+    models_switch,
+    status,
+    up,
+    usage,
+    version,
+    wake,
+)
 from lamplighter.cli.invocation import Invocation, of
 from lamplighter.core.errors import LamplighterError
 
@@ -25,7 +42,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (up, dev, status, chat, check, wake, models, models_switch, keys, usage, mesh, login, cloud, config, doctor, version):
+for group in (
+    up,
+    dev,
+    status,
+    chat,
+    check,
+    wake,
+    models,
+    models_switch,
+    keys,
+    usage,
+    mesh,
+    login,
+    cloud,
+    config,
+    doctor,
+    version,
+):
     group.register(app)
 
 EXIT_CODES = {
