@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from lamplighter.federation.install import CHART, REPOSITORY
+
 K3S_VERSION = "v1.36.4+k3s1"
 K3S_SHA256 = {
     "x86_64": ("k3s", "835873f37245fc615f547a2fe2af9402a347875f13fa64a1f136de644955ea3f"),
@@ -20,7 +22,6 @@ K3S_SHA256 = {
 """Of `K3S_VERSION`, by architecture: the release's file and its SHA-256, as many independent public repositories state them alike."""
 DEVICE_PLUGIN = "nvcr.io/nvidia/k8s-device-plugin:v0.18.2"
 """NVIDIA's plain device plugin: it boots faster than the whole GPU operator, and the driver is the image's."""
-LIQO_CHARTS = "https://helm.liqo.io/"
 INTERFACE = "nebula1"
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 _GIVEN = "/etc/lamplighter/cluster"
@@ -96,8 +97,8 @@ def liqo_chart(cluster: NodeCluster) -> dict[str, Any]:
         "kind": "HelmChart",
         "metadata": {"name": "liqo", "namespace": "kube-system"},
         "spec": {
-            "repo": LIQO_CHARTS,
-            "chart": "liqo",
+            "repo": REPOSITORY,
+            "chart": CHART,
             "version": cluster.liqo_version,
             "targetNamespace": "liqo",
             "createNamespace": True,

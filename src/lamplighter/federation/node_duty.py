@@ -8,17 +8,16 @@ from typing import Any
 
 from lamplighter.config import ModelConfig
 from lamplighter.config.federation import FederationConfig
+from lamplighter.config.mesh import MeshConfig
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Accelerator, Container, Containerised, Engine
+from lamplighter.federation.install import values
 from lamplighter.federation.node_cluster import K3S_VERSION, NodeCluster, render
 from lamplighter.federation.peering import slice_for
 from lamplighter.federation.slice import Slice
 from lamplighter.providers.aws.duty import Given, Work, configured
 from lamplighter.providers.aws.machines import accelerator
-
-Values = Callable[[str, FederationConfig, str], Mapping[str, Any]]
-"""Of Liqo's chart on a node: by the cluster's id, the settings, and the node's address in the mesh."""
 
 
 def cluster_id(instance: str) -> str:
@@ -27,7 +26,7 @@ def cluster_id(instance: str) -> str:
 
 
 class Clustered:
-    """The node becomes a cluster. `values`: Liqo's settings there. See `providers.aws.duty.Duty`."""
+    """The node becomes a cluster. See `providers.aws.duty.Duty`."""
 
     stages: tuple[str, ...] = ("boot", "mesh", "cluster")
     serves = False
@@ -37,12 +36,12 @@ class Clustered:
         config: FederationConfig,
         models: Callable[[], Mapping[str, ModelConfig]],
         engines: Mapping[str, Engine],
-        values: Values,
+        mesh: MeshConfig,
     ) -> None:
         self._config = config
         self._models = models
         self._engines = engines
-        self._values = values
+        self._mesh = mesh
 
     def prepare(self, model: str, kind: str) -> Work:
         """See `Duty`. The slice and the engine's container are made too: what can never be asked of the machine is refused before it costs."""
@@ -56,7 +55,7 @@ class Clustered:
             cluster = NodeCluster(
                 name=name,
                 overlay=str(given.overlay),
-                values=self._values(name, config, str(given.overlay)),
+                values=self._values(name, str(given.overlay)),
                 liqo_version=config.liqo_version,
                 pod_cidr=str(config.node_pod_cidr),
                 service_cidr=str(config.node_service_cidr),
@@ -68,6 +67,19 @@ class Clustered:
             return {"cluster": render(cluster)}
 
         return Work(self._config.api_port, None, body)
+
+    def _values(self, name: str, overlay: str) -> Mapping[str, Any]:
+        """Of Liqo's chart on the node."""
+        config = self._config
+        return values(
+            "k3s",
+            cluster_id=name,
+            api_server=f"https://{overlay}:{config.api_port}",
+            pod_cidr=config.node_pod_cidr,
+            service_cidr=config.node_service_cidr,
+            reserved=(self._mesh.network,),
+            version=config.liqo_version,
+        )
 
     def slice(self, kind: str) -> Slice:
         """What home may use of a machine. Raises ProviderError for a type that is not known."""

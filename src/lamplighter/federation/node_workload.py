@@ -15,6 +15,7 @@ from lamplighter.config.pools import AwsPool
 from lamplighter.engines.base import Container
 from lamplighter.federation import names as liqo
 from lamplighter.federation.node_duty import cluster_id
+from lamplighter.federation.slice import Slice, amount
 from lamplighter.providers.kubernetes import names, workload
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.reading import meta
@@ -26,6 +27,8 @@ INSTANCE = "lamplighter.dev/instance"
 HUB_TOKEN = "token"  # noqa: S105 - the name of a key
 GONE_AFTER = 30
 """Seconds after which a pod is given up on a node that does not answer; Kubernetes itself waits five minutes."""
+_OF_CPU, _OF_MEMORY = 0.5, 0.95
+"""Of the slice: CPU is asked for, not limited; memory is both."""
 GRACE = "30s"
 """Of a pod: when it is asked to end, the keeper has let its answers finish already."""
 
@@ -47,15 +50,17 @@ class Record:
 
 
 def settings(
-    pool: AwsPool, federation: FederationConfig, kind: str, gpus: int, cluster: str, hub_secret: str | None
+    pool: AwsPool, federation: FederationConfig, kind: str, share: Slice, cluster: str, hub_secret: str | None
 ) -> KubernetesPool:
-    """As if it were a pool of kind `kubernetes`, of that one node. The whole machine is the pod's: it asks for its GPUs and nothing else."""
+    """As if it were a pool of kind `kubernetes`, of that one node. The machine is the pod's: all GPUs of the slice, most of its memory."""
     gone = {"operator": "Exists", "effect": "NoExecute", "toleration_seconds": GONE_AFTER}
     return KubernetesPool.model_validate(
         {
             "kind": "kubernetes",
             "namespace": federation.namespace,
-            "gpus": gpus,
+            "gpus": share.gpus,
+            "cpu": f"{int(amount(share.cpu) * _OF_CPU * 1000)}m",
+            "memory": int(amount(share.memory) * _OF_MEMORY),
             "accelerator": kind,
             "max_replicas": 1,
             "boot_deadline": pool.boot_deadline,

@@ -203,9 +203,19 @@ class AwsProvider:
             found[handle] = Facts(machine.id, machine.kind, machine.model, machine.living, machine.gone, machine.overlay, ready)
         return found
 
-    def engine_key(self, handle: str, instance: str) -> str:
-        """The key of a node's engine: whoever adopts the node knows it again. Raises ProviderError."""
-        return self._keys.engine(instance, handle)
+    async def first(self) -> None:
+        """See that there is a picture. Raises ProviderError."""
+        self._use()
+        await self._poller.first()
+
+    async def release(self, handles: frozenset[str]) -> None:
+        """End machines that were `parting`: nobody needs them any more. Raises ProviderError."""
+        self._use()
+        async with self._poller.lock:
+            self._poller.parting -= handles
+            self._poller.doomed |= handles & (set(open_orders(self._picture())) | set(owners(self._picture().machines)))
+            await self._poller.act()
+        self._poller.hurry()
 
     async def kubeconfig(self, handle: str, facts: Facts) -> str:
         """Of the cluster that a node has become, asked of its agent over the mesh. Raises ProviderError."""
