@@ -6,6 +6,7 @@ asyncio and httptools, no framework: thousands of open streams in a test process
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -178,22 +179,23 @@ class _Connection(asyncio.Protocol):
 class HttpServer:
     """Serves `handler` on a port of loopback that the kernel chose. `async with HttpServer(handler) as server: server.url`."""
 
-    def __init__(self, handler: Handler, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, handler: Handler, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.handler = handler
         self.host = host
         self.port = port
+        self._tls = tls
         self.connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
         """Its base URL, without a slash at the end."""
-        return f"http://{self.host}:{self.port}"
+        return f"http{'' if self._tls is None else 's'}://{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(self), self.host, self.port, backlog=4096
+            lambda: _Connection(self), self.host, self.port, backlog=4096, ssl=self._tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

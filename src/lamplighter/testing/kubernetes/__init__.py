@@ -5,6 +5,9 @@ For tests and demonstrations on one machine. Not proof of anything about a real 
 """
 
 from lamplighter.testing.kubernetes.cluster import FakeCluster
+from lamplighter.testing.kubernetes.controllers import Controllers
 from lamplighter.testing.kubernetes.errors import ApiRefusal
+from lamplighter.testing.kubernetes.kubelet import Kubelet
+from lamplighter.testing.kubernetes.outcomes import Fault, Outcome
 
-__all__ = ["ApiRefusal", "FakeCluster"]
+__all__ = ["ApiRefusal", "Controllers", "FakeCluster", "Fault", "Kubelet", "Outcome"]

@@ -34,16 +34,14 @@ def bind(rest: Rest, namespace: str, name: str, binding: Object) -> None:
             raise conflict(kind, name, f'pod {name} is already assigned to node "{live["spec"]["nodeName"]}"')
         if live["metadata"].get("deletionTimestamp"):
             raise conflict(kind, name, f"pod {name} is being deleted, cannot be assigned to a host")
-        new = copy.deepcopy(live)
+        status = copy.deepcopy(live)
+        others = [one for one in (status.get("status") or {}).get("conditions") or [] if one["type"] != "PodScheduled"]
+        told = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now_text()}
+        status.setdefault("status", {})["conditions"] = [*others, told]
+        marked = rest.update(kind, namespace, name, status, Write("kube-scheduler", "status"))  # first: its kubelet must see both
+        new = copy.deepcopy(marked)
         new["spec"]["nodeName"] = binding["target"]["name"]
         rest.update(kind, namespace, name, new, Write("kube-scheduler", "binding"))
-        status = copy.deepcopy(rest.get(kind, namespace, name))
-        others = [one for one in (status.get("status") or {}).get("conditions") or [] if one["type"] != "PodScheduled"]
-        status.setdefault("status", {})["conditions"] = [
-            *others,
-            {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now_text()},
-        ]
-        rest.update(kind, namespace, name, status, Write("kube-scheduler", "status"))
 
 
 def evict(rest: Rest, namespace: str, name: str, eviction: Object) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lamplighter.testing.kubernetes import crds, patches, selectors, strategy
+from lamplighter.testing.kubernetes import admission, crds, patches, selectors, strategy
 from lamplighter.testing.kubernetes.apply import apply
 from lamplighter.testing.kubernetes.errors import ApiRefusal, already_exists, bad_request, conflict, expired, invalid, not_found
 from lamplighter.testing.kubernetes.fields import Managed, Owner, differs, fields_of
@@ -120,8 +120,10 @@ class Rest:
                 raise invalid(kind, "", [("metadata.name", "Required value: name or generateName is required")])
             meta["name"] = meta["generateName"] + "".join(secrets.choice(_LETTERS) for _ in range(5))
         new["apiVersion"], new["kind"] = kind.api_version, kind.kind
-        if kind.status and kind.key not in (("", "nodes"), ("", "pods")):
+        if kind.status and kind.key != ("", "nodes"):
             new.pop("status", None)
+            if not kind.custom:
+                new["status"] = {}
         if kind.key == ("", "pods"):
             new["status"] = {"phase": "Pending"}
         for name in (
@@ -145,6 +147,7 @@ class Rest:
                 raise already_exists(kind, meta["name"])
             strategy.validate(kind, new, None)
             crds.validate(kind, new)
+            admission.admit(self.store, self.kinds, kind, new, namespace)
             meta["uid"], meta["creationTimestamp"] = str(uuid.uuid4()), now_text()
             if kind.namespaced:
                 meta["namespace"] = namespace
