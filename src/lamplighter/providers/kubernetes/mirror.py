@@ -17,6 +17,8 @@ from lamplighter.providers.kubernetes.reading import name
 
 _log = structlog.get_logger(__name__)
 
+DENIED_PAUSE = 300.0
+
 
 class Mirror:
     """All objects of one kind under one selector. `forget`: called with each object that is there no longer, as it was seen last.
@@ -55,10 +57,14 @@ class Mirror:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow, for ever."""
-        async with aclosing(self._cluster.watch(self.kind, self._namespace, labels=self._labels)) as changes:
-            async for change in changes:
-                self._take(change)
+        """Follow, for ever. What is not required and not allowed is asked for again only now and then."""
+        while True:
+            async with aclosing(self._cluster.watch(self.kind, self._namespace, labels=self._labels)) as changes:
+                async for change in changes:
+                    self._take(change)
+                    if not self._required and self.error is not None and self.error.status in (401, 403, 404):
+                        break
+            await self._clock.sleep(DENIED_PAUSE)
 
     def age(self) -> float:
         """Seconds for which the watch has been broken, 0 while it is whole; infinite before the first list."""

@@ -47,6 +47,11 @@ def workload_name(pool: str, model: str) -> str:
     return f"{OURS}-{_pool(pool)}-{slug(model)}"
 
 
+def prefix(pool: str) -> str:
+    """With which the names of a pool's workloads begin, and so those of their pods."""
+    return f"{OURS}-{_pool(pool)}-"
+
+
 def key_secret(pool: str) -> str:
     """Of the Secret with the key that the pool's engines demand."""
     return f"{OURS}-engine-{_pool(pool)}"
