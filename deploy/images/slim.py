@@ -38,10 +38,10 @@ def main() -> int:
     for step in (drop_unused, drop_services, strip, compile_all):
         step(site)
         sizes.append(size(site))
-    print(f"slim: {' -> '.join(f'{each / 1e6:.0f}' for each in sizes)} MB")
+    sys.stdout.write(f"slim: {' -> '.join(f'{each / 1e6:.0f}' for each in sizes)} MB\n")
     broken = list(unimportable(site))
     for name, why in broken:
-        print(f"slim: {name} cannot be imported: {why}", file=sys.stderr)
+        sys.stderr.write(f"slim: {name} cannot be imported: {why}\n")
     return 1 if broken else 0
 
 

@@ -17,8 +17,7 @@ def main() -> int:
     """Fetch it. Exit 1 with the reason when that is impossible."""
     model, revision, folder = sys.argv[1:]
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        print(f"fetch: MODEL_REVISION must be a commit of 40 hex digits, not {revision!r}: a branch would move", file=sys.stderr)
-        return 1
+        return _failed(f"MODEL_REVISION must be a commit of 40 hex digits, not {revision!r}: a branch would move")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -26,17 +25,21 @@ def main() -> int:
     try:
         path = Path(snapshot_download(model, revision=revision, cache_dir=folder, allow_patterns=WANTED, token=token or False))
     except (HfHubHTTPError, OSError) as error:
-        print(f"fetch: {model} at {revision}: {error}", file=sys.stderr)
-        return 1
+        return _failed(f"{model} at {revision}: {error}")
     if not any(path.glob("*.safetensors")):
-        print(f"fetch: {model} has no safetensors at {revision}; this recipe bakes no other format", file=sys.stderr)
-        return 1
+        return _failed(f"{model} has no safetensors at {revision}; this recipe bakes no other format")
     # Who asks for the branch shall find this revision, without a network to ask.
     refs = path.parent.parent / "refs"
     refs.mkdir(exist_ok=True)
     (refs / "main").write_text(revision, encoding="utf-8")
-    print(f"fetch: {model} at {revision}: {sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e9:.2f} GB")
+    weight = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    sys.stdout.write(f"fetch: {model} at {revision}: {weight / 1e9:.2f} GB\n")
     return 0
+
+
+def _failed(why: str) -> int:
+    sys.stderr.write(f"fetch: {why}\n")
+    return 1
 
 
 if __name__ == "__main__":
