@@ -90,7 +90,9 @@ DEFINITIONS: dict[str, Schema] = {
         examples=[
             {
                 "podAntiAffinity": {
-                    "requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "mutated", "labelSelector": {"matchLabels": {"a": "b"}}}]
+                    "requiredDuringSchedulingIgnoredDuringExecution": [
+                        {"topologyKey": "mutated", "labelSelector": {"matchLabels": {"a": "b"}}}
+                    ]
                 }
             }
         ],
@@ -180,7 +182,8 @@ DEFINITIONS: dict[str, Schema] = {
                 "type": "object",
                 "minProperties": 1,
                 "additionalProperties": _closed(
-                    {"key": {"type": "string", "minLength": 1}, "property": {"type": "string"}, "version": {"type": "string"}}, ["key"]
+                    {"key": {"type": "string", "minLength": 1}, "property": {"type": "string"}, "version": {"type": "string"}},
+                    ["key"],
                 ),
             }
             for role in ("keys", "database", "redis", "hub")
@@ -214,7 +217,10 @@ DEFINITIONS: dict[str, Schema] = {
                 },
                 "nodeAffinity": {"type": "object", "description": "Nodes that have it, for a `local` volume."},
                 "mountOptions": {**_TEXTS, "description": "Options of the mount."},
-                "readOnlyClaim": {**_ref("name"), "description": "A second claim of this name, ReadOnlyMany, on the same storage."},
+                "readOnlyClaim": {
+                    **_ref("name"),
+                    "description": "A second claim of this name, ReadOnlyMany, on the same storage.",
+                },
             },
             ["size"],
         ),

@@ -43,7 +43,7 @@ def values(text: str) -> list[Value]:
     """The tree of values. Raises ValueError for one without description, or whose shape nothing tells."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
-        raise ValueError("values.yaml is no mapping")
+        raise ValueError("values.yaml is no mapping")  # noqa: TRY004 - as for every other mistake in it
     return list(_values(root, text.splitlines(), ""))
 
 
@@ -134,7 +134,16 @@ def _configuration(configuration: Mapping[str, Any]) -> Schema:
     sections = {name: _lean(one) for name, one in tree["properties"].items() if name not in _DECIDED}
     fields = ("models", "pools")
     found = {name: {**_lean(tree["properties"][name]), "additionalProperties": False} for name in fields}
-    return {**own, **found, "config": {"type": "object", "additionalProperties": False, "properties": sections, "examples": [{"keeper": {"interval": "7s"}}]}}
+    return {
+        **own,
+        **found,
+        "config": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": sections,
+            "examples": [{"keeper": {"interval": "7s"}}],
+        },
+    }
 
 
 def _lean(tree: Any) -> Any:
@@ -230,5 +239,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

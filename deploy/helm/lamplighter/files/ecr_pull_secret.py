@@ -1,6 +1,6 @@
 """Writes a pull secret for Amazon ECR, whose tokens live for twelve hours. Run by the chart's CronJob, in Lamplighter's own image.
 
-Reads REGISTRY and SECRET from the environment, credentials as boto3 finds them, and the pod's own token for the API server. One patch by
+Reads REGISTRY and PULL_SECRET_NAME from the environment, credentials as boto3 finds them, and the pod's own token for the API server. One patch by
 server-side apply makes or changes the Secret; nothing is read. Fails loudly: the Job is tried again.
 """
 
@@ -35,20 +35,21 @@ def apply(server: str, namespace: str, name: str, config: str, token: str, conte
         "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": base64.b64encode(config.encode()).decode()},
     }
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 - the address is the API server's, https
         f"{server}/api/v1/namespaces/{namespace}/secrets/{name}?fieldManager=lamplighter-ecr&force=true",
         method="PATCH",
         data=json.dumps(manifest).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/apply-patch+yaml"},
     )
-    with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:  # noqa: S310 - as above
         answer.read()
 
 
 def main() -> None:
     """Fetch a token and write it down."""
-    registry, name = os.environ["REGISTRY"], os.environ["SECRET"]
-    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    given = os.environ  # noqa: TID251 - not part of the program: the chart's CronJob says everything by the environment
+    registry, name = given["REGISTRY"], given["PULL_SECRET_NAME"]
+    host, port = given["KUBERNETES_SERVICE_HOST"], given["KUBERNETES_SERVICE_PORT"]
     apply(
         f"https://{f'[{host}]' if ':' in host else host}:{port}",
         (ACCOUNT / "namespace").read_text(encoding="utf-8").strip(),
@@ -57,7 +58,7 @@ def main() -> None:
         (ACCOUNT / "token").read_text(encoding="utf-8").strip(),
         ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt")),
     )
-    print(f"The pull secret {name} for {registry} is fresh.")
+    print(f"The pull secret {name} for {registry} is fresh.")  # noqa: T201 - the Job's log
 
 
 if __name__ == "__main__":
