@@ -211,11 +211,12 @@ class Cluster:
         *,
         subresource: str | None = None,
         type: str = "merge",
+        manager: str = MANAGER,
     ) -> Manifest:
         """Change parts of one object. `type`: `merge`, `strategic-merge` or `json`."""
         path = self._path(kind, namespace, name, subresource)
         return await self.call(
-            "PATCH", path, params={"fieldManager": MANAGER}, body=body, content_type=f"application/{type}-patch+json"
+            "PATCH", path, params={"fieldManager": manager}, body=body, content_type=f"application/{type}-patch+json"
         )
 
     async def delete(
@@ -247,13 +248,13 @@ class Cluster:
         return await self.call("GET", self._path(kind, namespace, name, "scale"))
 
     async def patch_scale(
-        self, kind: Kind, name: str, namespace: str | None, replicas: int, *, version: str | None = None
+        self, kind: Kind, name: str, namespace: str | None, replicas: int, *, version: str | None = None, manager: str = MANAGER
     ) -> Manifest:
         """Write `replicas`. `version`: only while the object has this resourceVersion (409 otherwise)."""
         body: dict[str, Any] = {"spec": {"replicas": replicas}}
         if version is not None:
             body["metadata"] = {"resourceVersion": version}
-        return await self.patch(kind, name, body, namespace, subresource="scale")
+        return await self.patch(kind, name, body, namespace, subresource="scale", manager=manager)
 
     async def list(
         self, kind: Kind, namespace: str | None = None, *, labels: Selector | None = None, fields: Selector | None = None
