@@ -58,7 +58,7 @@ class Rollouts:
         metrics: Metrics,
         term: int,
         *,
-        look: Look = answers.wrong,
+        look: Look | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -66,7 +66,7 @@ class Rollouts:
         self._engines = engines
         self._metrics = metrics
         self._term = term
-        self._look = look
+        self._look = look or answers.wrong
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._checked: dict[str, Checked] = {}
         self._ready_at: dict[str, float] = {}

@@ -18,7 +18,16 @@ from lamplighter.store import leases
 from lamplighter.store.bus import Topic
 from lamplighter.store.sql import exclusive, upsert
 from lamplighter.store.store import Store
-from lamplighter.store.tables import models, rollout_events, rollout_first_tokens, rollout_outcomes, rollouts, switches
+from lamplighter.store.tables import (
+    models,
+    orders,
+    rollout_events,
+    rollout_first_tokens,
+    rollout_outcomes,
+    rollouts,
+    switches,
+    wakes,
+)
 
 KEPT = 20
 """Rollouts of one name whose history is kept."""
@@ -241,6 +250,10 @@ async def begin(
                 retry_after=5,
             )  # fmt: skip
         await _keep_revision(connection, candidate, now)
+        # As after an order to wake: an older order to sleep is forgotten, and so is the pause after a failed wake.
+        await connection.execute(update(orders).where(orders.c.model == candidate).values(sleep_asked_at=None))
+        failed = (wakes.c.model == candidate) & (wakes.c.outcome == "failed")
+        await connection.execute(update(wakes).where(failed).values(retry_at=None))
         row = (
             await connection.execute(
                 insert(rollouts)
