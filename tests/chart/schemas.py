@@ -8,8 +8,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
+import jsonschema  # type: ignore[import-untyped] # ships no types
+import kubernetes_validate  # type: ignore[import-untyped] # nor does this
 from kubernetes_validate import utils
 
 Schema = dict[str, Any]

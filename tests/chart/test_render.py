@@ -7,7 +7,7 @@ import yaml
 from lamplighter.config import parse
 from tests.chart import consistency, policies, schemas
 from tests.chart.matrix import OUTSIDE, SCENARIOS
-from tests.chart.rendering import CHART, notes, of, one, render
+from tests.chart.rendering import CHART, Document, notes, of, one, render
 
 EACH = pytest.mark.parametrize("name", SCENARIOS)
 
@@ -50,7 +50,7 @@ def _uses_cluster(name: str) -> bool:
 
 def test_every_document_is_valid_for_every_version() -> None:
     """A field that one version does not know makes the whole release fail there, after half of it was applied."""
-    known = {}
+    known: dict[object, Document] = {}
     for values in SCENARIOS.values():
         for document in render(values):
             known.setdefault((document["apiVersion"], document["kind"], schemas.shape(document)), document)
