@@ -205,7 +205,7 @@ def test_people_have_the_first_word() -> None:
 
 def test_failures_are_judged_by_what_is_clear() -> None:
     """If this fails, one unlucky request ends a change, or a model that fails each tenth time is promoted."""
-    judge = {"allowed": 0.02, "samples": 20}
+    judge: dict[str, Any] = {"allowed": 0.02, "samples": 20}
     assert failures(Seen(20, 1), GOOD, **judge) is Verdict.UNCLEAR
     assert failures(Seen(100, 1), GOOD, **judge) is Verdict.GOOD
     assert failures(Seen(2, 2), GOOD, **judge) is Verdict.UNCLEAR
@@ -217,7 +217,7 @@ def test_failures_are_judged_by_what_is_clear() -> None:
 
 def test_first_tokens_are_judged_by_median_and_tail() -> None:
     """If this fails, a slow candidate passes because it is quick half of the time, or milliseconds roll one back."""
-    judge = {"ratio": 1.5, "samples": 20}
+    judge: dict[str, Any] = {"ratio": 1.5, "samples": 20}
     usual = Seen(200, 0, times(0.2, each=200))
     assert slowness(Seen(200, 0, times(0.25, each=200)), usual, **judge) is Verdict.GOOD
     assert slowness(Seen(200, 0, times(0.5, each=200)), usual, **judge) is Verdict.BAD

@@ -50,11 +50,12 @@ async def now(here: World) -> Rollout:
 
 
 async def until(here: World, phase: Phase, step: int | None = None, seconds: float = 300) -> Rollout:
+    found = await now(here)
     for _ in range(int(seconds * 2)):
-        found = await now(here)
         if found.phase is phase and step in (None, found.step):
             return found
         await here.beat(0.5)
+        found = await now(here)
     raise AssertionError(f"it is {found.phase} at step {found.step} ({found.reason}: {found.detail}), not {phase}")
 
 

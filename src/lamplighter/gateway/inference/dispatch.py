@@ -301,7 +301,10 @@ class Call:
                 connection.hand_over(self._taker(asking))
             asking.on_head(head)
         except RequestError as error:
-            asking.on_error(error)
+            if error.status >= 500 and self._on_trial:
+                self._again(error, self._outcome if self._outcome is not Outcome.OK else Outcome.ERROR, may=False)
+            else:
+                asking.on_error(error)
         except Exception:  # noqa: BLE001 - a defect of ours ends one request, with a line in the log
             _log.exception("an answer could not be passed on", request_id=self.record.request_id)
             asking.on_error(faults.defect())
@@ -427,10 +430,16 @@ class Call:
             self._turn_to(fallback.asked, None)
             asking.on_error(fallback.error)
 
+    @property
+    def _on_trial(self) -> bool:
+        """Whether the candidate of a change answers it, so that the stable target can take it over."""
+        trial = self.record.trial
+        return trial is not None and self.lane is trial.split.candidate
+
     def _back_to_stable(self, error: RequestError) -> bool:
         """The candidate of a change cannot answer: the stable target does, as if nobody had tried anything. Whether it was so."""
         trial, lane = self.record.trial, self.lane
-        if trial is None or lane is not trial.split.candidate or self._dispatch.closing:
+        if trial is None or not self._on_trial or self._dispatch.closing:
             return False
         if lane.known and not isinstance(error, hold.NotReady) and not falls_back(error, full=True):
             return False
