@@ -64,7 +64,7 @@ def bake(
 
 def recipe_of(config: "Config", pool: str, *, weights: bool) -> "Recipe":
     """The containers that the pool's models need; with `weights` also how to fetch those. Raises CloudError, SourceError."""
-    from lamplighter.cli.compose import engines
+    from lamplighter.cli.kinds import engines
     from lamplighter.engines.base import Containerised
     from lamplighter.operations.cloud.bake import Recipe
     from lamplighter.operations.cloud.errors import CloudError

@@ -1,6 +1,6 @@
 """Puts an installation together: the store, a gateway and a keeper (or one of them) in a process, engines and providers by their kind.
 
-The one place that knows every kind. Not responsible for sockets, signals or what is printed (`serve`), nor for any behaviour.
+Not responsible for which class a kind is (`kinds`), for sockets, signals or what is printed (`serve`), nor for any behaviour.
 """
 
 import asyncio
@@ -10,26 +10,20 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import structlog
 
 from lamplighter.capacity.keeper import Keeper
 from lamplighter.cli.keeper_port import KeeperPort
+from lamplighter.cli.kinds import engines, provider
 from lamplighter.cli.roles import Role
 from lamplighter.cli.supervise import supervise
 from lamplighter.config import (
-    AwsPool,
     CommandPool,
     Config,
-    FakePool,
-    MeshConfig,
     ModelConfig,
-    PoolConfig,
     ProcessPool,
-    StaticPool,
 )
 from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
@@ -37,20 +31,10 @@ from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.core.errors import StoreError
 from lamplighter.core.ids import new_id
 from lamplighter.engines import memory
-from lamplighter.engines.base import Engine
 from lamplighter.engines.catalogue import weak_note
-from lamplighter.engines.llamacpp.engine import LlamaCpp
-from lamplighter.engines.ollama.engine import Ollama
-from lamplighter.engines.openai import OpenAICompatible
-from lamplighter.engines.vllm.engine import Vllm
 from lamplighter.gateway.app import Gateway
 from lamplighter.observability.metrics import Metrics
 from lamplighter.operations.datafolder import DataFolder
-from lamplighter.providers.base import Provider
-from lamplighter.providers.command.provider import CommandProvider
-from lamplighter.providers.process.provider import ProcessProvider
-from lamplighter.providers.resident import ResidentProvider
-from lamplighter.providers.static import StaticProvider, endpoint
 from lamplighter.store import demand, overlay, principals
 from lamplighter.store.bus import Topic
 from lamplighter.store.store import Store
@@ -60,14 +44,6 @@ _SKEW = 2.0
 """Seconds that this machine's clock may differ from the database's before we say so."""
 
 _log = structlog.get_logger(__name__)
-
-
-def engines() -> Mapping[str, Engine]:
-    """Every kind of engine, by its name in the configuration."""
-    from lamplighter.testing.provider import FakeEngineKind
-
-    kinds: tuple[Engine, ...] = (LlamaCpp(), Vllm(), Ollama(), OpenAICompatible(), FakeEngineKind())
-    return {engine.kind: engine for engine in kinds}
 
 
 class LiveModels:
@@ -100,48 +76,6 @@ class LiveModels:
             while True:
                 await self.refresh()
                 await changes.wait()
-
-
-def provider(
-    name: str,
-    pool: PoolConfig,
-    *,
-    models: LiveModels,
-    mesh: MeshConfig,
-    data: Path,
-    installation: str,
-    kinds: Mapping[str, Engine],
-    clock: Clock,
-) -> Provider:
-    """The provider of one pool, by its kind."""
-    match pool:
-        case ProcessPool():
-            return ProcessProvider(name, models=models, engines=kinds, data=data, installation=installation, clock=clock)
-        case StaticPool() if pool.elastic:
-            return ResidentProvider(
-                name, endpoint=partial(endpoint, name, pool), models=models, engine=Ollama(), data=data, clock=clock
-            )
-        case StaticPool():
-            return StaticProvider(name, pool, models=models)
-        case CommandPool():
-            return CommandProvider(name, pool, models=models, engines=kinds, data=data, clock=clock)
-        case AwsPool():
-            from lamplighter.providers.aws.provider import AwsProvider  # late: who has no cloud shall not pay for its library
-
-            return AwsProvider(
-                name,
-                pool,
-                models=models,
-                engines=kinds,
-                mesh=mesh,
-                data=data,
-                installation=installation,
-                clock=clock,
-            )
-        case FakePool():
-            from lamplighter.testing.provider import FakeProvider
-
-            return FakeProvider(name, pool, models=models, installation=installation, clock=clock)
 
 
 async def open_store(config: StoreConfig, folder: DataFolder, clock: Clock) -> Store:
@@ -183,9 +117,7 @@ class Installation:
         self.metrics = Metrics()
         self._models = LiveModels(store, config)
         self._providers = {
-            name: provider(
-                name, pool, models=self._models, mesh=config.mesh, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock
-            )
+            name: provider(name, pool, config=config, models=self._models, data=folder.root, installation=store.installation, kinds=self._kinds, clock=clock)
             for name, pool in config.pools.items()
             if role.keeps
         }  # fmt: skip

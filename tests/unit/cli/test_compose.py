@@ -6,13 +6,16 @@ from typing import get_args
 
 import pytest
 
-from lamplighter.cli import compose
+from lamplighter.cli import kinds
 from lamplighter.cli.compose import Installation, LiveModels
 from lamplighter.config import EngineKind, parse
 from lamplighter.core.clock import SystemClock
 from lamplighter.core.errors import ConfigError
+from lamplighter.federation.node_provider import FederatedProvider
 from lamplighter.operations.datafolder import DataFolder
+from lamplighter.providers.aws.provider import AwsProvider
 from lamplighter.providers.command import CommandProvider
+from lamplighter.providers.kubernetes.provider import KubernetesProvider
 from lamplighter.providers.process.provider import ProcessProvider
 from lamplighter.providers.resident import ResidentProvider
 from lamplighter.providers.static import StaticProvider
@@ -23,16 +26,33 @@ from lamplighter.testing.provider import FakeProvider
 CONFIG = parse(
     "models: {m: {engine: llamacpp, pool: p, source: bundled}}\n"
     "pools: {p: {kind: process}, s: {kind: static, url: 'http://x'}, f: {kind: fake},"
-    " r: {kind: static, url: 'http://x', sleep_after: 5m}, c: {kind: command, url: 'http://x', wake: w, sleep: s}}\n"
+    " r: {kind: static, url: 'http://x', sleep_after: 5m}, c: {kind: command, url: 'http://x', wake: w, sleep: s},"
+    " k: {kind: kubernetes, accelerator: T4}, a: {kind: aws, region: eu-central-1}, l: {kind: aws, region: eu-central-1, federation: liqo}}\n"
 )
 ADDED = {"engine": "llamacpp", "pool": "p", "source": "hf:owner/repo"}
 
 
 def test_every_engine_of_the_configuration_exists() -> None:
     """A kind that the file accepts and nobody makes would fail at its first wake."""
-    kinds = compose.engines()
-    assert set(kinds) == set(get_args(EngineKind))
-    assert all(engine.kind == name for name, engine in kinds.items())
+    made = kinds.engines()
+    assert set(made) == set(get_args(EngineKind))
+    assert all(engine.kind == name for name, engine in made.items())
+
+
+def test_a_gpu_that_nobody_knows_is_told_at_once(tmp_path: Path) -> None:
+    """A typo would otherwise be found by the first wake, or never: the engine would simply get no flags."""
+    config = parse("pools: {rack: {kind: kubernetes, accelerator: T44}}")
+    with pytest.raises(ConfigError, match=r"pools\.rack\.accelerator: no GPU or machine 'T44'"):
+        kinds.provider(
+            "rack",
+            config.pools["rack"],
+            config=config,
+            models=dict,
+            data=tmp_path,
+            installation="ins_x",
+            kinds={},
+            clock=SystemClock(),
+        )
 
 
 async def test_every_pool_of_the_configuration_has_its_provider(tmp_path: Path) -> None:
@@ -40,20 +60,21 @@ async def test_every_pool_of_the_configuration_has_its_provider(tmp_path: Path) 
     store = await Store.open(None, SystemClock())
     models = LiveModels(store, CONFIG)
     made = {
-        name: compose.provider(
+        name: kinds.provider(
             name,
             pool,
+            config=CONFIG,
             models=models,
-            mesh=CONFIG.mesh,
             data=tmp_path,
             installation="ins_x",
-            kinds=compose.engines(),
+            kinds=kinds.engines(),
             clock=SystemClock(),
         )
         for name, pool in CONFIG.pools.items()
     }
     assert {name: type(one) for name, one in made.items()} == {
         "p": ProcessProvider, "s": StaticProvider, "f": FakeProvider, "r": ResidentProvider, "c": CommandProvider,
+        "k": KubernetesProvider, "a": AwsProvider, "l": FederatedProvider,
     }  # fmt: skip
     for one in made.values():
         await one.close()
