@@ -41,7 +41,11 @@ async def advance(home: Cluster, remote: Cluster, spec: PeerSpec, *, clock: Cloc
         _outcome(connect(here, there, spec, ours, theirs), here, "network"),
         _outcome(_use(here, there, spec), here, "authentication"),
         *([_outcome(_use_home(there, here), here, "authentication")] if spec.bidirectional else []),
+        return_exceptions=True,  # so that none goes on writing after this call has ended
     )
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     open_ones = [outcome for outcome in outcomes if isinstance(outcome, PeerStatus)]
     node = next((outcome for outcome in outcomes if isinstance(outcome, str)), None)
     if not open_ones:

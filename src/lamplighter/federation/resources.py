@@ -95,7 +95,12 @@ def _enough(provider: Side, asked: Mapping[str, str], granted: Mapping[str, str]
 async def _virtual_node(consumer: Side, provider: Side, node_labels: Mapping[str, str]) -> str:
     made = await consumer.get(names.VIRTUAL_NODE, provider.id)
     if made is None:
-        raise Halt("virtual-node", Why.NODE_PENDING, f"Liqo in {consumer.name} makes the virtual node for {provider.id}.")
+        raise Halt(
+            "virtual-node",
+            Why.NODE_PENDING,
+            f"Liqo in {consumer.name} makes the virtual node for {provider.id}.",
+            next_step=f"Its controller does: `kubectl -n {consumer.liqo} logs deploy/liqo-controller-manager`.",
+        )
     if deleting(made):
         raise Halt(
             "virtual-node", Why.CLEARING, f"The virtual node {name_of(made)} is still being deleted from an earlier peering."

@@ -73,6 +73,8 @@ class FakeLiqo:
         for member in list(self.members.values()):
             if not member.lost and not member.down:
                 for module in (access, tunnels, slices, pods):
+                    for one in self.members.values():
+                        one.refresh()
                     await module.reconcile(self, member)
 
     async def settle(self, rounds: int = 12) -> None:

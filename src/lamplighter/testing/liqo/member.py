@@ -44,6 +44,7 @@ class Member:
     down: bool = False
     """Liqo's own controllers do not run, although the cluster does."""
     private: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    _known: dict[Kind, Sequence[Manifest]] = field(default_factory=dict)
 
     async def install(self) -> None:
         """What Liqo's chart installs, as far as anybody reads it. May be done again."""
@@ -100,11 +101,22 @@ class Member:
                 meta = thing["metadata"]
                 await self.client.delete(kind, meta["name"], meta.get("namespace"), grace=grace, uid=meta.get("uid"))
 
+    def refresh(self) -> None:
+        """Forget what was listed: controllers work on what they knew at the beginning of a round."""
+        self._known.clear()
+
     async def all(
         self, kind: Kind, namespace: str = ALL_NAMESPACES, selected: Mapping[str, str | None] | None = None
     ) -> Sequence[Manifest]:
-        """Objects with their apiVersion and kind."""
-        return await self.client.list(kind, namespace, labels=selected)
+        """Objects as this round knows them, with their apiVersion and kind."""
+        if kind not in self._known:
+            self._known[kind] = await self.client.list(kind, ALL_NAMESPACES)
+        return [
+            one
+            for one in self._known[kind]
+            if namespace in (ALL_NAMESPACES, one["metadata"].get("namespace"))
+            and all(key in labels(one) and value in (None, labels(one)[key]) for key, value in (selected or {}).items())
+        ]
 
     async def tenant(self, peer: str) -> str | None:
         """The namespace of the peering with `peer`, unless it is going."""

@@ -40,10 +40,12 @@ async def drain(member: Member, node: str, lost: bool) -> bool:
     found = await _on(member, node)
     for pod in found:
         await member.delete(POD, pod, grace=0 if lost else None)
-    return bool(await _on(member, node))
+    return bool(await _on(member, node, fresh=True))
 
 
-async def _on(member: Member, node: str) -> list[Manifest]:
+async def _on(member: Member, node: str, *, fresh: bool = False) -> list[Manifest]:
+    if fresh:
+        member.refresh()
     return [one for one in await member.all(POD) if (one.get("spec") or {}).get("nodeName") == node]
 
 
@@ -126,6 +128,7 @@ async def _place(member: Member, offloading: Manifest, pod: Manifest, nodes: Map
             with suppress_passing():
                 path = POD.path(pod["metadata"]["namespace"], name_of(pod), "binding")
                 await member.client.call("POST", path, body=body)
+            member.refresh()  # what it takes is taken, for the next pod
             return
         reasons.append(why)
     message = f"0/{len(reasons)} nodes are available: {', '.join(reasons) or 'no virtual node'}."
