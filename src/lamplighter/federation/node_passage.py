@@ -99,7 +99,6 @@ class Passage:
         self.handle, self.instance, self.model = handle, instance, model
         self.peer: PeerStatus | None = None
         self.peered = False
-        self.key: str | None = None
         self.failure: tuple[WakeFailure, str] | None = None
         self.detail: str | None = None
         """What is waited for, for people."""
@@ -141,7 +140,7 @@ class Passage:
         now = self._country.clock.monotonic()
         self._began = self._began if self._began is not None else now
         wanted = record is not None and record.wanted
-        if self.peered and wanted and self.key is not None and now - self._looked < AGAIN:
+        if self.peered and wanted and now - self._looked < AGAIN:
             return
         self._looked = now
         try:
@@ -156,8 +155,6 @@ class Passage:
         opened = await country.liqo.open(home, country.space)
         if record is None:
             await self._note(home, facts)
-        # Whoever adopts a machine after a crash does not know the key yet.
-        self.key = self.key or await ensure_key(home, country.pool, country.space, country.installation)
         self.peer = await self._join(home, facts)
         self.peered = self.peer.ready
         if wanted:
@@ -189,6 +186,7 @@ class Passage:
         """Write the record: the workload, without its pod, and what the pod will read."""
         country = self._country
         config, container = country.duty.container(facts.model, facts.kind)
+        await ensure_key(home, country.pool, country.space, country.installation)
         secret: str | None = None
         if config.hub_token is not None:
             token = resolve(config.hub_token, where=f"models.{facts.model}.hub_token")

@@ -16,7 +16,7 @@ from lamplighter.config.federation import FederationConfig
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.config.pools import AwsPool
 from lamplighter.core.clock import Clock
-from lamplighter.core.errors import LamplighterError, ProviderError
+from lamplighter.core.errors import LamplighterError
 from lamplighter.engines.base import Engine
 from lamplighter.federation.node_duty import Clustered
 from lamplighter.federation.node_passage import Country, Liqo, OurLiqo, Passage
@@ -88,6 +88,8 @@ class FederatedProvider:
         self._errands = Errands(name, clock)
         self._wanted = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._busy = False
+        """Whether AWS has anything of ours, orders included."""
         self._loop: asyncio.Task[None] | None = None
         self._used_at = clock.monotonic()
         self._log = _log.bind(pool=name)
@@ -98,17 +100,20 @@ class FederatedProvider:
         """AWS's picture and home's, at once; only the first call of an object's life asks them. Raises ProviderError."""
         self._use()
         found = {one.handle: one for one in await self.aws.observe()}
+        if found and not self._busy:
+            self._wanted.set()
+        self._busy = bool(found)
         await self._first()
         seen = self._sight.fresh(STALE)
         now = self._clock.time()
         told = []
         for handle, one in found.items():
             passage = self._passages.get(handle)
-            told.append(merged(one, passage, seen.pod(handle), handle in self._doomed, now))
+            told.append(merged(one, passage, seen.pod(handle), seen.key, doomed=handle in self._doomed, now=now))
             self._last[handle] = one
         for handle, passage in self._passages.items():
             if handle not in found and handle in self._last and not passage.clear:
-                told.append(merged(self._last[handle], passage, seen.pod(handle), doomed=True, now=now))
+                told.append(merged(self._last[handle], passage, seen.pod(handle), seen.key, doomed=True, now=now))
         self._last = {handle: one for handle, one in self._last.items() if handle in found or handle in self._passages}
         return sorted(told, key=lambda one: (one.started_at, one.handle))
 
@@ -173,17 +178,9 @@ class FederatedProvider:
             self._wanted.clear()
 
     def _pace(self) -> float:
-        if any(not passage.settled for passage in self._passages.values()):
+        if any(not passage.settled for passage in self._passages.values()) or (self._busy and not self._passages):
             return MOVING
-        return CALM if self._passages else SWEEP if self._resting else CALM
-
-    @property
-    def _resting(self) -> bool:
-        """Whether AWS runs nothing of ours either."""
-        try:
-            return not self.aws.facts()
-        except ProviderError:
-            return True
+        return CALM if self._passages or self._busy else SWEEP
 
     async def _first(self) -> None:
         """The first look of this object's life. Raises ProviderError."""
@@ -191,14 +188,13 @@ class FederatedProvider:
             async with self._looking:
                 if self._sight.seen is None:
                     await self._sight.look(self._passages)
+            self._meet(self.aws.facts())
 
     async def _round(self) -> None:
         async with self._looking:
             seen = await self._sight.look(self._passages)
         facts = self.aws.facts()
-        for handle, fact in facts.items():
-            if fact.living or handle in seen.records:
-                self._passage(handle, fact)
+        self._meet(facts)
         now = self._clock.monotonic()
         strays = {handle for handle in seen.records if handle not in self._passages and handle not in facts}
         self._strays = {handle: self._strays.get(handle, now) for handle in strays}
@@ -210,6 +206,13 @@ class FederatedProvider:
         for handle, passage in list(self._passages.items()):
             self._errands.start(f"passage {handle}", self._step(passage, facts.get(handle), seen))
 
+    def _meet(self, facts: Mapping[str, Facts]) -> None:
+        """Begin, or adopt, whatever there is of each machine."""
+        seen = self._sight.seen
+        for handle, fact in facts.items():
+            if seen is not None and (fact.living or handle in seen.records):
+                self._passage(handle, fact).look(seen.pod(handle))
+
     def _passage(self, handle: str, facts: Facts) -> Passage:
         found = self._passages.get(handle)
         if found is None:
@@ -219,7 +222,6 @@ class FederatedProvider:
     async def _step(self, passage: Passage, facts: Facts | None, seen: Seen) -> None:
         """One machine's next step, beside those of the others."""
         handle, record = passage.handle, seen.records.get(passage.handle)
-        passage.look(seen.pod(handle))
         if facts is None or not facts.living or handle in self._doomed:
             try:
                 await passage.depart(facts, record)

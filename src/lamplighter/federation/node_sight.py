@@ -10,9 +10,11 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.federation.node_passage import Country, Passage
 from lamplighter.federation.node_pod import PodView, crashing, view
 from lamplighter.federation.node_workload import REPLICA, Record, read, selected
+from lamplighter.providers.kubernetes.applying import key_of
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
-from lamplighter.providers.kubernetes.kinds import DEPLOYMENT, EVENT, POD, Manifest
+from lamplighter.providers.kubernetes.kinds import DEPLOYMENT, EVENT, POD, SECRET, Manifest
+from lamplighter.providers.kubernetes.names import key_secret
 from lamplighter.providers.kubernetes.reading import Event, created, deleting, event, meta, name, subject, true, uid
 from lamplighter.providers.kubernetes.workload import CONTAINER
 
@@ -21,10 +23,11 @@ _LOG_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """By handle."""
+    """By handle. `key`: which the pool's engines demand."""
 
     records: Mapping[str, Record] = field(default_factory=dict)
     pods: Mapping[str, PodView] = field(default_factory=dict)
+    key: str | None = field(default=None, repr=False)
 
     def pod(self, handle: str) -> PodView | None:
         """The pod of a machine."""
@@ -38,6 +41,7 @@ class Sight:
         self.seen: Seen | None = None
         self._at = float("-inf")
         self._error: ProviderError | None = None
+        self._key: str | None = None
         self._country = country
 
     def fresh(self, most: float) -> Seen:
@@ -80,7 +84,13 @@ class Sight:
             served = handle in passages and passages[handle].served == uid(pod)
             log = await self._log(home, pod) if crashing(pod) and not served else ""
             pods[handle] = view(pod, events.get(uid(pod), ()), now, log=log, was_ready=served)
-        return Seen(records, pods)
+        return Seen(records, pods, await self._engine_key(home))
+
+    async def _engine_key(self, home: Cluster) -> str | None:
+        if self._key is None:
+            found = await home.get_or_none(SECRET, key_secret(self._country.pool), self._country.space)
+            self._key = key_of(found) if found is not None else None
+        return self._key
 
     async def _events(self, home: Cluster) -> Mapping[str, Sequence[Event]]:
         found: dict[str, list[Event]] = {}

@@ -17,8 +17,10 @@ CHAIN = ("capacity", "boot", "mesh", "cluster", "federation", "schedule", "pull"
 _SHARES = {"network": 0.0, "authentication": 0.25, "resources": 0.5, "virtual-node": 0.75, "ready": 1.0}
 
 
-def merged(one: Observation, passage: Passage | None, pod: PodView | None, doomed: bool, now: float) -> Observation:
-    """`one`: the machine's. `doomed`: its end was asked for."""
+def merged(
+    one: Observation, passage: Passage | None, pod: PodView | None, key: str | None, *, doomed: bool, now: float
+) -> Observation:
+    """`one`: the machine's. `doomed`: its end was asked for. `key`: which its engine demands."""
     told = replace(one, stages=chained(one.stages, passage, pod, now), endpoint=None)
     if one.presence is Presence.ENDED and not doomed:
         return told
@@ -37,7 +39,7 @@ def merged(one: Observation, passage: Passage | None, pod: PodView | None, doome
     if pod.failure is not None:
         return replace(told, failure=pod.failure, detail=pod.detail)
     serves = (pod.ready or pod.uid == passage.served) and pod.address is not None and not pod.leaving
-    return replace(told, endpoint=Endpoint(f"http://{pod.address}", passage.key) if serves else None)
+    return replace(told, endpoint=Endpoint(f"http://{pod.address}", key) if serves else None)
 
 
 def chained(

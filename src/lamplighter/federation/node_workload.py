@@ -60,7 +60,7 @@ def settings(
             "namespace": federation.namespace,
             "gpus": share.gpus,
             "cpu": f"{int(amount(share.cpu) * _OF_CPU * 1000)}m",
-            "memory": int(amount(share.memory) * _OF_MEMORY),
+            "memory": f"{int(amount(share.memory) * _OF_MEMORY) // 2**20}MiB",
             "accelerator": kind,
             "max_replicas": 1,
             "boot_deadline": pool.boot_deadline,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lamplighter.testing.aws.emulator import Emulator, Machine
-from lamplighter.testing.aws.node import FakeNode, NodePlan
+from lamplighter.testing.aws.node import Clusters, FakeNode, NodePlan
 from lamplighter.testing.aws.stack import node_settings
 
 _PATIENCE = 10.0
@@ -18,12 +18,16 @@ Plan = NodePlan | Callable[[Machine], NodePlan]
 
 class NodeFactory:
     """`with NodeFactory(aws, manifest) as nodes`: every instance of the stack becomes a FakeNode. `plan`: how they behave, or a function of the instance.
+    `clusters`: what those become that are not to run an engine themselves (`testing.chain`).
 
     Nodes run in a loop of their own, in a thread: a test may block, or have its own loop. Change `plan` at any time for those that come.
     """
 
-    def __init__(self, aws: Emulator, manifest: Mapping[str, Any], plan: Plan | None = None) -> None:
+    def __init__(
+        self, aws: Emulator, manifest: Mapping[str, Any], plan: Plan | None = None, *, clusters: Clusters | None = None
+    ) -> None:
         self.aws = aws
+        self.clusters = clusters
         self.manifest = manifest
         self.plan: Plan = plan or NodePlan()
         self.nodes: dict[str, FakeNode] = {}
@@ -66,7 +70,7 @@ class NodeFactory:
         if machine.pool not in self.manifest["pools"]:
             return
         plan = self.plan if isinstance(self.plan, NodePlan) else self.plan(machine)
-        node = FakeNode(self.aws, instance_id, node_settings(self.manifest, str(machine.pool)), plan)
+        node = FakeNode(self.aws, instance_id, node_settings(self.manifest, str(machine.pool)), plan, self.clusters)
         self.nodes[instance_id] = node
         task = self._loop.create_task(node.run())
         self._tasks[instance_id] = task

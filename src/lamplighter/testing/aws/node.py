@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -48,6 +48,8 @@ class Fault(StrEnum):
     """The model does not fit."""
     ENGINE_CRASH = "engine_crash"
     """The engine ends some time after it was ready."""
+    CLUSTER = "cluster"
+    """What would make it a cluster cannot be downloaded."""
     AGENT_DEAD = "agent_dead"
     """Once the engine is ready the agent dies: it neither answers nor ends the node."""
 
@@ -58,6 +60,7 @@ class NodePlan:
 
     boot: float = 0.02
     mesh: float = 0.02
+    cluster: float = 0.05
     pull: float = 0.05
     load: float = 0.05
     crash_after: float = 0.3
@@ -76,10 +79,26 @@ class Stage:
     detail: str | None = None
 
 
-class FakeNode:
-    """One node. `settings`: its node.json."""
+class Clusters(Protocol):
+    """What nodes become whose assignment says `cluster` (`testing.chain.Chain`). Both may block for a moment."""
 
-    def __init__(self, aws: "Emulator", instance_id: str, settings: Mapping[str, Any], plan: NodePlan) -> None:
+    def open(self, given: Mapping[str, Any]) -> str:
+        """Become it; its kubeconfig."""
+        ...
+
+    def lose(self, given: Mapping[str, Any]) -> None:
+        """The machine is gone."""
+        ...
+
+
+class FakeNode:
+    """One node. `settings`: its node.json. `clusters`: what it becomes when it is not to run an engine itself."""
+
+    def __init__(
+        self, aws: "Emulator", instance_id: str, settings: Mapping[str, Any], plan: NodePlan, clusters: Clusters | None = None
+    ) -> None:
+        self._clusters = clusters
+        self._kubeconfig: str | None = None
         self.aws = aws
         self.id = instance_id
         self.settings = dict(settings)
@@ -130,13 +149,16 @@ class FakeNode:
                 await self._agent.stop()
             if self.engine is not None:
                 await self.engine.stop()
+            if self._clusters is not None and self.assignment is not None and "cluster" in self.assignment:
+                await asyncio.shield(asyncio.to_thread(self._clusters.lose, self.assignment["cluster"]))
 
     async def _work(self) -> None:
         await self._stage("boot", self._boot)
         if self.assignment is None:
             return
         await self._stage("mesh", self._join)
-        for name, step in (("pull", self._pull), ("load", self._load)):
+        steps = (("cluster", self._cluster),) if "cluster" in self.assignment else (("pull", self._pull), ("load", self._load))
+        for name, step in steps:
             if self.failure is None:
                 await self._stage(name, step)
         if self.plan.fault is Fault.AGENT_DEAD and self._agent is not None:
@@ -185,6 +207,21 @@ class FakeNode:
             await asyncio.Event().wait()
         self._agent = HttpServer(self._answer, host=str(self.overlay), port=int(self.settings.get("agent_port", AGENT_PORT)))
         await self._agent.start()
+
+    async def _cluster(self, stage: Stage) -> None:
+        self._state = {"state": "starting", "detail": None, "exit": None}
+        stage.detail = "k3s"
+        await asyncio.sleep(self.plan.cluster)
+        if self.plan.fault is Fault.CLUSTER or self._clusters is None:
+            self._fail(
+                "cluster",
+                "download_failed",
+                "curl: (6) Could not resolve host: github.com | download failed in line 71 with status 6",
+            )
+            return
+        assert self.assignment is not None
+        self._kubeconfig = await asyncio.to_thread(self._clusters.open, self.assignment["cluster"])
+        self._state = {"state": "ready", "detail": None, "exit": None}
 
     async def _pull(self, stage: Stage) -> None:
         self._state = {"state": "pulling", "detail": None, "exit": None}
@@ -285,6 +322,8 @@ class FakeNode:
         elif (method, path) == ("POST", "/end"):
             self._tasks.append(asyncio.create_task(self.end("asked")))
             _json(exchange, 202, {"ok": True})
+        elif (method, path) == ("GET", "/kubeconfig") and self._kubeconfig is not None:
+            exchange.answer(200, self._kubeconfig.encode(), "text/plain")
         elif (method, path) == ("GET", "/logs"):
             exchange.answer(200, b"a pretended log\n", "text/plain")
         else:
@@ -313,4 +352,4 @@ def _json(exchange: Exchange, status: int, value: Any) -> None:
     exchange.answer(status, json.dumps(value).encode())
 
 
-__all__ = ["AGENT_PORT", "FakeNode", "Fault", "NodePlan"]
+__all__ = ["AGENT_PORT", "Clusters", "FakeNode", "Fault", "NodePlan"]
