@@ -80,6 +80,7 @@ class Garbage:
         if kind.kind == "CustomResourceDefinition":
             self._end_kind(live)
         self._end_dependents(meta["uid"])
+        self._settle_namespace(meta.get("namespace", ""))
         for owner in meta.get("ownerReferences") or []:
             found = self._find(owner["uid"])
             if found is not None:
@@ -145,10 +146,17 @@ class Garbage:
                 and self._store.get(inner, name, one["metadata"]["name"])
             ):
                 self.delete(inner, one, {"gracePeriodSeconds": 0})
-        if any(one["metadata"].get("namespace") == name for _, one in self._store.everything()):
-            return self._store.get(kind, "", name)  # something's finalizer holds it: it goes with the last of them
-        self._store.remove(kind, "", name)
-        return None
+        self._settle_namespace(name)
+        return self._store.get(kind, "", name)  # something's finalizer may hold it: it goes with the last of them
+
+    def _settle_namespace(self, name: str) -> None:
+        """Let a namespace go that ends and has nothing left in it."""
+        kind = self._kinds.by_key(("", "namespaces"))
+        space = self._store.get(kind, "", name) if kind is not None else None
+        if kind is None or space is None or not space["metadata"].get("deletionTimestamp"):
+            return
+        if not any(one["metadata"].get("namespace") == name for _, one in self._store.everything()):
+            self._store.remove(kind, "", name)
 
     def _end_kind(self, crd: Object) -> None:
         """The objects of a kind go with its definition."""
