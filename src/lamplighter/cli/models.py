@@ -2,25 +2,22 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
-from lamplighter.cli import models_fit
+from lamplighter.cli import models_fit, models_pull
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
 from lamplighter.cli.words import doing, size
-from lamplighter.core.errors import LamplighterError
-
-if TYPE_CHECKING:
-    from lamplighter.operations.client import Client
 
 models = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the group to the program, and `fit`, which is about models too."""
+    models_pull.register(models)
     app.add_typer(models, name="models")
     models_fit.register(app)
 
@@ -112,105 +109,6 @@ def catalogue(context: typer.Context, as_json: JsonOption = False) -> None:
         table(("model", "parameters", "download", "memory", "licence", "notes"), rows),
     )
     invocation.note("`lamplighter models pull NAME` fetches one and adds it.")
-
-
-@models.command("pull")
-def pull(
-    context: typer.Context,
-    what: Annotated[
-        str, typer.Argument(metavar="NAME|SOURCE", help="A model's name, one of the catalogue, or hf:OWNER/REPO[:FILE.gguf].")
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="Under which name clients ask for it; default: made of the source."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
-    data: DataOption = None,
-    named: ConfigOption = None,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Fetch a model's weights now, resuming what was begun, and add it to the running server if it is new there.
-
-    With --url, the other machine adds it and fetches it itself, at its first wake.
-    """
-    from lamplighter.operations.client import NotRunning
-
-    invocation = of(context)
-    if invocation.url is not None:
-        with invocation.client() as client:
-            known = {model["name"]: model["source"] for model in client.get("/api/status")["models"]}
-            label, source = _meant(what, name, known)
-            added = label not in known and _add(client, label, source)
-        invocation.note(f"{label}: added; its first wake fetches it." if added else f"{label}: is there already.")
-        invocation.show({"name": label, "source": source, "path": None, "added": added})
-        return
-    config, _ = read(invocation, named)
-    known = {model_name: model.source for model_name, model in config.models.items() if model.engine == "llamacpp"}
-    running = None
-    try:
-        with invocation.client() as client:
-            known = {model["name"]: model["source"] for model in client.get("/api/status")["models"]}
-            running = client.url
-    except NotRunning:
-        pass
-    label, source = _meant(what, name, known)
-    path = _fetch(invocation, label, source, force=force)
-    added = False
-    if running and label not in known:
-        with invocation.client() as client:
-            added = _add(client, label, source)
-        invocation.note(f"{label}: added. `lamplighter chat --model {label}`")
-    elif label not in known:
-        invocation.note(
-            f"To serve it, add to the configuration's models:  {label}: {{engine: llamacpp, pool: here, source: '{source}'}}"
-        )
-    invocation.show(
-        {"name": label, "source": source, "path": str(path), "added": added}, f"{label}: {size(path.stat().st_size)} at {path}"
-    )
-
-
-def _meant(what: str, name: str | None, known: dict[str, str | None]) -> tuple[str, str]:
-    """The name and the source behind what a person typed. Raises LamplighterError."""
-    from lamplighter.engines.catalogue import CATALOGUE
-    from lamplighter.engines.sources.files import parse
-
-    if what in known:
-        source = known[what]
-        if source is None:
-            raise LamplighterError(f"the model {what!r} has no weights to fetch: another server runs it")
-        return name or what, source
-    if what == "bundled":
-        return name or next((label for label, source in known.items() if source == what), "small"), what
-    if ":" in what and not what.startswith("catalogue:"):
-        parsed = parse(what)
-        made = (parsed.file or parsed.repo or str(parsed.path)).rpartition("/")[2].removesuffix(".gguf").lower()
-        return name or made, what
-    entry = what.removeprefix("catalogue:")
-    if entry not in CATALOGUE:
-        raise LamplighterError(
-            f"there is no model {entry!r}, neither here nor in the catalogue",
-            next_step="`lamplighter models catalogue` lists them; any other: hf:OWNER/REPO:FILE.gguf.",
-        )
-    return name or entry, f"catalogue:{entry}"
-
-
-def _fetch(invocation: Invocation, label: str, source: str, *, force: bool) -> Path:
-    from lamplighter.cli.fetching import shown
-    from lamplighter.engines.sources.fetch import fetch
-
-    folder = invocation.folder
-    folder.prepare()
-    with shown(label, quiet=invocation.json) as progress:
-        return fetch(source, folder.models, progress, force=force)
-
-
-def _add(client: "Client", name: str, source: str) -> bool:
-    entry = source.removeprefix("catalogue:")
-    body: dict[str, Any] = {"name": name, "catalogue": entry} if entry != source else {"name": name, "source": source}
-    client.post("/api/models", body)
-    return True
 
 
 @models.command("remove")

@@ -157,7 +157,11 @@ def test_downloads_are_told_now_and_then_without_a_terminal(capsys: pytest.Captu
         now += 1
     lines(100_000_000, 100_000_000)
     said = capsys.readouterr().err.splitlines()
-    assert said == ["model: 0 B of 100 MB", "model: 50.0 MB of 100 MB", "model: 100 MB of 100 MB"]
+    assert said == [
+        "model: 0 B of 100 MB (0%)",
+        "model: 50.0 MB of 100 MB (50%), 10.0 MB/s, about 0:05 more",
+        "model: 100 MB of 100 MB (100%)",
+    ]
 
 
 def test_dev_has_a_slow_model_and_a_quick_one() -> None:

@@ -46,7 +46,7 @@ def main() -> int:
 
 def _serve(life: Life) -> None:
     config = life.spec.config
-    path = _weights(life, str(config["source"]))
+    path = _weights(life, str(config["source"]), config.get("revision"))
     life.stage("start")
     xlc = _import()
     context, slots = _check(path, xlc, context=int(config["context"]), slots=int(config["slots"]), gpu=config["gpu_layers"] != 0)
@@ -62,18 +62,18 @@ def _serve(life: Life) -> None:
     life.ready(str(server.listening_address), context)
 
 
-def _weights(life: Life, source: str) -> Path:
+def _weights(life: Life, source: str, revision: str | None) -> Path:
     """The file to load, pulled when it is not here."""
     from lamplighter.engines.sources.files import locate, parse
 
     models_folder = Path(life.spec.models_folder)
     try:
-        path = locate(parse(source), models_folder)
+        path = locate(parse(source, revision), models_folder)
         if path is None:
             life.stage("pull")
             from lamplighter.engines.sources.fetch import fetch
 
-            path = fetch(source, models_folder, life.progress)
+            path = fetch(source, models_folder, life.progress, revision=revision)
     except SourceError as error:
         raise Failure(error.reason, error.message) from error
     return path

@@ -109,7 +109,7 @@ def download(
                 sleep(max(min(8.0, 0.5 * 2**failures), getattr(error, "retry_after", 0.0)))
                 continue
             except OSError as error:
-                raise _disk_problem(error, part, what) from error
+                raise disk_problem(error, part, what) from error
             if size is not None and _length(part) != size:
                 continue_reason = f"{what} came with {_length(part)} bytes instead of {size}."
                 failures += 1
@@ -215,7 +215,8 @@ def error_sentence(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _disk_problem(error: OSError, part: Path, what: str) -> SourceError:
+def disk_problem(error: OSError, part: Path, what: str) -> SourceError:
+    """What a full or unwritable disk is called."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SourceError(
             f"The disk became full while {what} was downloaded to {part.parent}.",

@@ -21,22 +21,23 @@ def fetch(
     models_folder: Path,
     progress: Progress,
     *,
+    revision: str | None = None,
     force: bool = False,
     index: IndexSettings | None = None,
     hub_endpoint: str | None = None,
 ) -> Path:
-    """The file to load, fetched when it is not here. `progress(done, total)` in bytes, total None while unknown.
+    """The file to load, fetched when it is not here. `progress(done, total)` in bytes, total None while unknown. `revision`: of the hub's repository.
 
     Blocks; resumes what an earlier call left. `force` fetches it again even when it is here. `index` and `hub_endpoint` replace pip's and the
     hub library's own settings. Raises SourceError with the reason (DOWNLOAD_FAILED, DISK_FULL, GATED_MODEL, MODEL_NOT_FOUND).
     """
-    parsed = parse(source)
+    parsed = parse(source, revision)
     if not force or parsed.kind is Kind.FILE:
         found = locate(parsed, models_folder)
         if found is not None:
             return found
     try:
-        with _alone(models_folder, source, progress) as telling:
+        with _alone(models_folder, source if revision is None else f"{source}@{revision}", progress) as telling:
             if not force:
                 found = locate(parsed, models_folder)  # another process may have brought it while we waited
                 if found is not None:

@@ -6,9 +6,10 @@ library throws a part away when it is interrupted, and these files have gigabyte
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ import httpx
 from lamplighter.core.errors import SourceError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.sources.download import Progress, Target, client, download, room_for
-from lamplighter.engines.sources.files import CHOICE, Source, parts, repository
+from lamplighter.engines.sources.files import CHOICE, Kind, Source, parts, repository
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+    from lamplighter.engines.sources.repository import Wanted
 
 PREFERENCE = (
     "Q4_K_M",
@@ -52,6 +55,7 @@ class _File:
     name: str
     size: int
     sha256: str | None
+    blob: str | None = None
 
 
 def choose(names: Sequence[str]) -> str | None:
@@ -177,6 +181,19 @@ def _here(folder: Path, file: _File) -> int:
 def _files(api: HfApi, source: Source) -> dict[str, _File]:
     """The repository's files by name. Raises SourceError."""
     from huggingface_hub import RepoFile
+
+    with _asked(source):
+        tree = api.list_repo_tree(source.repo, recursive=True, revision=source.revision)
+        return {
+            entry.path: _File(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+
+
+@contextlib.contextmanager
+def _asked(source: Source) -> Iterator[None]:
+    """What the hub's library raises becomes a SourceError."""
     from huggingface_hub.errors import (
         DisabledRepoError,
         GatedRepoError,
@@ -189,12 +206,7 @@ def _files(api: HfApi, source: Source) -> dict[str, _File]:
 
     what = f"hf:{source.repo}" + (f" at {source.revision}" if source.revision else "")
     try:
-        tree = api.list_repo_tree(source.repo, recursive=True, revision=source.revision)
-        return {
-            entry.path: _File(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
-            for entry in tree
-            if isinstance(entry, RepoFile)
-        }
+        yield
     except GatedRepoError as error:
         raise _gated(what) from error
     except RevisionNotFoundError as error:
@@ -223,24 +235,52 @@ def _files(api: HfApi, source: Source) -> dict[str, _File]:
 
 
 def _fetch_file(api: HfApi, http: httpx.Client, source: Source, file: _File, path: Path, progress: Progress) -> None:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in its __all__
-
-    url = hf_hub_url(source.repo, file.name, revision=source.revision, endpoint=api.endpoint)
-    headers = build_hf_headers(token=api.token, library_name="lamplighter")
     part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    # httpx drops the Authorization header when the hub redirects to its storage on another host.
-    download(
-        http,
-        lambda: Target(url, headers),
-        part,
-        what=f"hf:{source.repo}:{file.name}",
-        progress=progress,
-        size=file.size,
-        sha256=file.sha256,
+    download_file(
+        http, source.repo, source.revision, file.name, part, progress, size=file.size, sha256=file.sha256, endpoint=api.endpoint
     )
     part.replace(path)
+
+
+def download_file(
+    http: httpx.Client,
+    repo: str,
+    revision: str | None,
+    name: str,
+    part: Path,
+    progress: Progress,
+    *,
+    size: int,
+    sha256: str | None,
+    endpoint: str | None = None,
+) -> None:
+    """Complete `part`, one file of a repository. Raises SourceError."""
+    url, headers = _address(repo, name, revision, endpoint)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    # httpx drops the Authorization header when the hub redirects to its storage on another host.
+    download(http, lambda: Target(url, headers), part, what=f"hf:{repo}:{name}", progress=progress, size=size, sha256=sha256)
+
+
+def listing(repo: str, revision: str | None, endpoint: str | None = None) -> tuple[str, list[Wanted]]:
+    """The commit behind a revision, and all its files. Raises SourceError."""
+    from huggingface_hub import HfApi
+
+    from lamplighter.engines.sources.repository import Wanted
+
+    api = HfApi(endpoint=endpoint, library_name="lamplighter")
+    source = Source(Kind.HUB, repo=repo, revision=revision)
+    _check_reachable(api, source)
+    with _asked(source):
+        commit = api.model_info(repo, revision=revision).sha
+    if not commit:
+        raise _unavailable(f"hf:{repo}", "the hub does not say which commit its main branch is")
+    files = _files(api, replace(source, revision=commit))
+    return commit, [Wanted(one.name, one.size, one.sha256 or one.blob, git=one.sha256 is None) for one in files.values()]
+
+
+def series(file: str) -> list[str]:
+    """All files of a model: one, or those that it was split into."""
+    return [part.as_posix() for part in parts(Path(file))]
 
 
 def _gated(what: str) -> SourceError:

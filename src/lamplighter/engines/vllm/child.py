@@ -34,7 +34,8 @@ def arguments(config: Mapping[str, Any], *, path: str, name: str, port: int) -> 
     if kind == "file":
         target = str(Path(target).expanduser())
     ours = ("--host", "127.0.0.1", "--port", str(port), "--served-model-name", name)
-    return (path, "serve", target, *ours, *config["arguments"])
+    pinned = ("--revision", str(config["revision"])) if config.get("revision") else ()
+    return (path, "serve", target, *ours, *pinned, *config["arguments"])
 
 
 def _serve(life: Life) -> None:

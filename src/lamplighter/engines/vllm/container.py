@@ -17,13 +17,30 @@ IMAGE = "vllm/vllm-openai:v0.30.0-cu129"
 """Built on CUDA 12.9, which more drivers can run than the plain tag's CUDA 13 (that one wants driver 580 or newer)."""
 PORT = 8000
 DRAIN = 110
-"""Seconds that it goes on with its answers after SIGTERM; without saying so, it cuts them off."""
-_STOP_GRACE = DRAIN + 5.0
+"""Seconds that it goes on with its answers after SIGTERM; without saying so, it cuts them off.
+
+Meanwhile it refuses new requests with status 500, and its health stays 200 (measured with 0.32): what asks it must have been told before, which
+is what a pod's `preStop` is for. Its own end takes up to ten seconds more.
+"""
+_STOP_GRACE = DRAIN + 10.0
 _DRAINS_SINCE = (0, 18)
 """The first version that knows `--shutdown-timeout`; an older one would refuse to start."""
 _SHARED = 2 * 2**30
 _SHARED_BY_MANY = 8 * 2**30
 """`/dev/shm`: its processes pass requests through it, and NCCL its buffers; 2 GiB is what vLLM's own Kubernetes page gives it for one GPU."""
+
+_ASK = f"""
+import json, os, sys, urllib.error, urllib.request
+body = json.dumps({{"model": sys.argv[1], "prompt": "a", "max_tokens": 1}}).encode()
+headers = {{"content-type": "application/json", "authorization": "Bearer " + os.environ.get("VLLM_API_KEY", "")}}
+try:
+    urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:{PORT}/v1/completions", body, headers), timeout=300).read()
+except urllib.error.HTTPError as error:
+    sys.exit(f"the model does not answer: status {{error.code}}" if error.code >= 500 or error.code in (401, 403) else 0)
+except OSError as error:
+    sys.exit(f"vLLM does not answer yet: {{error}}")
+"""
+"""One token: `/health` says 200 of a model that fails at its first answer (seen with 0.32). What a model cannot be asked, 4xx, is no failure."""
 
 
 def container(name: str, config: ModelConfig, accelerator: Accelerator | None) -> Container:
@@ -60,7 +77,7 @@ def container(name: str, config: ModelConfig, accelerator: Accelerator | None) -
         secrets={"VLLM_API_KEY": "key", "HF_TOKEN": "hub_token"},
         port=PORT,
         health="/health",
-        ready="/health",  # it listens before, but answers nothing until the model is loaded and has computed its first tokens
+        prepare=("python3", "-c", _ASK, name),
         shared_memory=_SHARED_BY_MANY if many else _SHARED,
         stop_grace=_STOP_GRACE if drains(image) else 30.0,
         metrics="/metrics",
