@@ -94,7 +94,9 @@ class Memory:
             wanted, over = self._wanted(pod, known), crashed(container(pod, CONTAINER), known.restarts)
             if wanted is not None and (over or now - known.read_at >= READ_EVERY):
                 known.read_at = now
-                self._reading[key] = asyncio.create_task(self._read(cluster, namespace, pod, known, *wanted), name="kubernetes log")
+                self._reading[key] = asyncio.create_task(
+                    self._read(cluster, namespace, pod, known, *wanted), name="kubernetes log"
+                )
 
     def _wanted(self, pod: Manifest, known: _Pod) -> tuple[str, bool] | None:
         """Which container's log, and whether that of its last run."""

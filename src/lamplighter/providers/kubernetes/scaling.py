@@ -110,7 +110,7 @@ class Scaling:
             if there is None:
                 return None
             replicas = int((there.get("spec") or {}).get("replicas", 1))
-            wanted = self._allowed(task, there, active, replicas)
+            wanted = self._allowed(task, there, active)
             steps = decide(
                 [held(pod) for pod in active],
                 replicas,
@@ -161,21 +161,26 @@ class Scaling:
             return there
         made = self.workload(task.model, namespace)
         await applying.ensure_key(cluster, self._pool, namespace, self._installation)
-        kept = [pod for pod in active if uid(pod) not in task.doomed]
         current = there is not None and annotations(there).get(names.SPEC_HASH) == made.template_hash
-        if current or (kept and self.kind is not STATEFUL_SET):
+        if current or (active and self.kind is not STATEFUL_SET):
             return there  # what runs is not replaced under its answers: see `_allowed`
         return await applying.apply(cluster, made, there)
 
-    def _allowed(self, task: Task, there: Manifest, active: Sequence[Manifest], replicas: int) -> int:
-        """How many to aim at: no more than there are while pods of other settings are on their way out, since new ones would be made like them."""
-        if not self._settings.manage or self.kind is STATEFUL_SET or task.model not in self._models():
+    def _allowed(self, task: Task, there: Manifest, active: Sequence[Manifest]) -> int:
+        """How many to aim at: no more than serve, while pods of other settings are still there.
+
+        New ones would be made like them; and a Deployment whose manifest changes ends pods by itself. Once they are ending, the manifest is
+        applied, and the next call launches.
+        """
+        if not self._settings.manage or self.kind is STATEFUL_SET or not active or task.wanted == 0:
             return task.wanted
-        kept = [pod for pod in active if uid(pod) not in task.doomed]
-        made = self.workload(task.model, str(there["metadata"].get("namespace") or "")) if kept else None
-        if made is None or annotations(there).get(names.SETTINGS_HASH) == made.settings:
-            return task.wanted
-        return min(task.wanted, len([pod for pod in kept if uid(pod) not in task.dead]))
+        made = self.workload(task.model, str(there["metadata"].get("namespace") or ""))
+        living = [pod for pod in active if uid(pod) not in task.doomed | task.dead]
+        same = annotations(there).get(names.SPEC_HASH) == made.template_hash
+        alike = annotations(there).get(names.SETTINGS_HASH) == made.settings and any(
+            uid(pod) not in task.doomed for pod in active
+        )
+        return task.wanted if same or alike else min(task.wanted, len(living))
 
     async def _end(self, cluster: Cluster, namespace: str, steps: Steps) -> None:
         for pods, cost in ((steps.cheap, _CHEAP), (steps.protect, _DEAR)):
