@@ -172,6 +172,11 @@ def names() -> tuple[str, ...]:
     return tuple(_MODELS)
 
 
+def configuration(repository: str) -> Mapping[str, Any]:
+    """What is known of the `config.json` of a repository. Raises KeyError."""
+    return _MODELS[_BY_NAME[repository.strip().lower()]]
+
+
 def find(repository: str) -> Architecture | None:
     """The architecture of a repository on the hub; None when it is not known here."""
     name = _BY_NAME.get(repository.strip().lower())
