@@ -147,13 +147,16 @@ def _configuration(configuration: Mapping[str, Any]) -> Schema:
 
 
 def _lean(tree: Any) -> Any:
-    """Without what only readers of the reference need, and without OpenAPI's `discriminator`; what two alternatives of a union would both
-    complain about stays readable that way."""
-    if isinstance(tree, dict):
-        return {key: _lean(value) for key, value in tree.items() if key not in ("discriminator", "title", "default")}
+    """A schema without what only readers of the reference need, and without OpenAPI's `discriminator`, which JSON Schema does not know."""
     if isinstance(tree, list):
         return [_lean(one) for one in tree]
-    return tree
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: {name: _lean(one) for name, one in value.items()} if key in ("properties", "patternProperties") else _lean(value)
+        for key, value in tree.items()
+        if key not in ("discriminator", "title", "default")
+    }
 
 
 def table(tree: list[Value]) -> str:

@@ -150,7 +150,11 @@ FACTORS: dict[str, dict[str, Values]] = {
             "priorityClasses": {"create": True},
             "resourceQuota": {"enabled": True},
             "limitRange": {"enabled": True},
-            "ecr": {"enabled": True, "registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"},
+            "cronjobs": {
+                "janitor": {"enabled": True},
+                "ecr": {"enabled": True, "registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"},
+            },
+            "rbac": {"nodes": True},
             "federation": {"enabled": True},
             "image": {"digest": DIGEST},
             "commonAnnotations": {"example.com/owner": "platform"},

@@ -23,7 +23,9 @@ EXTERNAL: Values = {
     "postgresql": {"mode": "external", "external": {"existingSecret": "db"}},
     "redis": {"mode": "external", "external": {"existingSecret": "cache"}},
 }
-ECR: Values = {"ecr": {"enabled": True, "registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"}}
+ECR: Values = {
+    "cronjobs": {"janitor": {"enabled": True}, "ecr": {"enabled": True, "registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"}}
+}
 AWAY: Values = {"modelServers": {"namespace": "llm-models"}}
 PAGE: Values = {"page": {"mode": "nginx"}, "ingress": {"kind": "generic", "hosts": [HOST]}}
 

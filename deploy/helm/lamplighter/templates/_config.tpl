@@ -48,7 +48,7 @@ nothing is overwritten in silence.
 {{- if and $hub (not $pool.hub_token_secret) -}}
 {{- $_ := set $pool "hub_token_secret" (printf "%s/%s" $hub (include "lamplighter.secret.hub.key" $)) -}}
 {{- end -}}
-{{- $pulls := concat $values.modelServers.imagePullSecrets (ternary (list $values.ecr.secretName) (list) $values.ecr.enabled) | uniq -}}
+{{- $pulls := concat $values.modelServers.imagePullSecrets (ternary (list $values.cronjobs.ecr.secretName) (list) $values.cronjobs.ecr.enabled) | uniq -}}
 {{- if and $pulls (not (hasKey $pool "image_pull_secrets")) -}}
 {{- $_ := set $pool "image_pull_secrets" $pulls -}}
 {{- end -}}
@@ -136,8 +136,8 @@ nothing is overwritten in silence.
 {{- if and (eq $v.metrics.discovery "annotations") (not $v.adminPort.enabled) -}}
 {{- fail "metrics.discovery annotations needs adminPort.enabled: /metrics wants a key otherwise, and annotations carry none" -}}
 {{- end -}}
-{{- if and $v.ecr.enabled (not $v.ecr.registry) -}}
-{{- fail "ecr.enabled needs ecr.registry" -}}
+{{- if and $v.cronjobs.ecr.enabled (not $v.cronjobs.ecr.registry) -}}
+{{- fail "cronjobs.ecr.enabled needs cronjobs.ecr.registry" -}}
 {{- end -}}
 {{- if eq $v.mode "distributed" -}}
 {{- range $name, $pool := $v.pools -}}

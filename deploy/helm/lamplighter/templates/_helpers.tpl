@@ -104,6 +104,12 @@ annotations:
 {{- dict "list" (include "lamplighter.pools" . | fromJson | values | uniq | sortAlpha) | toJson -}}
 {{- end -}}
 
+{{/* Namespaces that need the hub's token: ours and the models', as JSON: {"list": [...]}. */}}
+{{- define "lamplighter.hubNamespaces" -}}
+{{- $models := (include "lamplighter.namespaces" . | fromJson).list -}}
+{{- dict "list" (concat (list .Release.Namespace (include "lamplighter.modelNamespace" .)) $models | uniq) | toJson -}}
+{{- end -}}
+
 {{/* "true" when the keeper talks to this cluster. */}}
 {{- define "lamplighter.usesCluster" -}}
 {{- if or (include "lamplighter.pools" . | fromJson) .Values.federation.enabled -}}true{{- end -}}
@@ -184,10 +190,30 @@ annotations:
 {{- default (printf "%s-tls" (include "lamplighter.fullname" .)) .Values.ingress.tls.secretName -}}
 {{- end -}}
 
-{{/* metadata of what refreshes the pull secret, which lives beside the models. */}}
-{{- define "lamplighter.ecr.metadata" -}}
-name: {{ include "lamplighter.fullname" . }}-ecr
-namespace: {{ include "lamplighter.modelNamespace" . }}
+{{/* metadata of an object beside the models. Call with (list $ "component" "suffix" namespace), optionally a fifth: its annotations. */}}
+{{- define "lamplighter.metadata.elsewhere" -}}
+{{- $root := index . 0 -}}
+{{- $annotations := deepCopy $root.Values.commonAnnotations -}}
+{{- if gt (len .) 4 -}}
+{{- $annotations = merge (dict) (index . 4) $annotations -}}
+{{- end -}}
+name: {{ include "lamplighter.fullname" $root }}-{{ index . 2 }}
+namespace: {{ index . 3 }}
 labels:
-  {{- include "lamplighter.labels" (list . "ecr") | nindent 2 }}
+  {{- include "lamplighter.labels" (list $root (index . 1)) | nindent 2 }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* "true" when a pool of this namespace spreads one model over several machines. Call with (list $ namespace). */}}
+{{- define "lamplighter.wide" -}}
+{{- $root := index . 0 -}}
+{{- $namespace := index . 1 -}}
+{{- $wide := false -}}
+{{- range $name, $where := include "lamplighter.pools" $root | fromJson -}}
+{{- if and (eq $where $namespace) (gt (default 1 (get $root.Values.pools $name).nodes | int) 1) -}}{{- $wide = true -}}{{- end -}}
+{{- end -}}
+{{- if $wide -}}true{{- end -}}
 {{- end -}}
