@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +38,8 @@ class ControlPlane:
         self._ports = dict(zip(("etcd", "peers", "api", "controllers", "scheduler"), _free_ports(5), strict=True))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._http: httpx.Client | None = None
+        # The kernel ends a child with the *thread* that started it: one thread, as long-lived as this object, starts all.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="control-plane")
 
     # ---- its life
 
@@ -74,6 +77,7 @@ class ControlPlane:
             self._http = None
         for name in ("scheduler", "controllers", "api", "etcd"):
             self._end(name)
+        self._starter.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -153,11 +157,12 @@ class ControlPlane:
 
     def _run(self, name: str, *command: object) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
+            self._processes[name] = self._starter.submit(
+                subprocess.Popen,
                 ["setpriv", "--pdeathsig=KILL", *map(str, command)],
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=self.folder,
                 env={**os.environ, "ETCD_UNSUPPORTED_ARCH": "arm64", "HOME": str(self.folder)},
-            )  # fmt: skip
+            ).result()  # fmt: skip
 
     def _end(self, name: str, *, kill: bool = False) -> None:
         process = self._processes.pop(name, None)

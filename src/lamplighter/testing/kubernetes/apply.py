@@ -26,8 +26,11 @@ def apply(
         raise apply_conflict([(other.told(kind.api_version), readable(path)) for path, other in owned])
     result = _merge(kind, copy.deepcopy(live) if live else {}, wanted, ())
     gone = managed.owned.get(owner, set()) - set(asked)
-    for path in sorted(gone, key=len, reverse=True):
-        if not managed.others(owner, path) and not any(_below(path, kept) for kept in asked):
+    others = {path for one, paths in managed.owned.items() if one != owner for path in paths}
+    for path in sorted(
+        gone, key=lambda one: (len(one), one)
+    ):  # elements of lists before their fields: a key that is gone finds nothing
+        if path not in others and not any(_below(path, kept) for kept in (*asked, *others)):
             _drop(result, path)
     managed.applied(owner, set(asked), {path for path, _ in owned})
     return result, managed

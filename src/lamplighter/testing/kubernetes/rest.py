@@ -276,7 +276,9 @@ class Rest:
         meta, namespace = new["metadata"], live["metadata"].get("namespace", "")
         meta["managedFields"] = managed.entries(kind.api_version)
         outside = ("metadata", "status") if kind.status else ("metadata",)
-        if (kind.generation or kind.custom) and any(new.get(key) != live.get(key) for key in {*new, *live} if key not in outside):
+        annotated = kind.key == ("apps", "deployments") and meta.get("annotations") != live["metadata"].get("annotations")
+        changed = any(new.get(key) != live.get(key) for key in {*new, *live} if key not in outside)
+        if (kind.generation or kind.custom) and (changed or annotated):
             meta["generation"] = int(live["metadata"].get("generation", 1)) + 1
         if _same(live, new):
             return live
@@ -320,14 +322,15 @@ class Rest:
         options = options or {}
         with self.store.lock:
             live = self.get(kind, namespace, name)
-            for field, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-                wanted = (options.get("preconditions") or {}).get(field)
-                if wanted and wanted != live["metadata"][field]:
-                    raise conflict(
-                        kind,
-                        name,
-                        f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {live['metadata'][field]}",
-                    )
+            for field, label, fate in (
+                ("uid", "UID", "deleted and then recreated"),
+                ("resourceVersion", "ResourceVersion", "modified"),
+            ):
+                wanted, there = (options.get("preconditions") or {}).get(field), live["metadata"][field]
+                if wanted and wanted != there:
+                    # The real one names the kind here, not the resource.
+                    why = f"the {label} in the precondition ({wanted}) does not match the {label} in record ({there}). The object might have been {fate}"
+                    raise ApiRefusal(409, "Conflict", f'Operation cannot be fulfilled on {kind.kind} "{name}": {why}')
             return live if dry else self.garbage.delete(kind, live, options)
 
     def delete_all(

@@ -77,7 +77,9 @@ def fields(kind: Kind, text: str) -> Match:
         equal = "!=" not in part
         key, _, value = part.replace("==", "=").partition("=") if equal else part.partition("!=")
         if key not in known:
-            raise bad_request(f"field label not supported: {key}")
+            if kind.key in _FIELDS:
+                raise bad_request(f"field label not supported: {key}")
+            raise bad_request(f'"{key}" is not a known field selector: only "metadata.name", "metadata.namespace"')
         checks.append((tuple(key.split(".")), value, equal))
     return lambda found: all((_at(found, path) == value) is equal for path, value, equal in checks)
 
