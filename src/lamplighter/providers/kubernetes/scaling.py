@@ -87,15 +87,10 @@ class Scaling:
         config = self._models().get(model)
         if config is None:
             raise ProviderError(f"There is no model {model!r} in the configuration.", reason=WakeFailure.MODEL_NOT_FOUND)
-        engine: object = self._engines.get(config.engine)  # whether it can be contained is no part of every engine
-        if not isinstance(engine, Containerised):
-            raise ProviderError(f"The engine {config.engine!r} does not run in a container.", reason=WakeFailure.ENGINE_MISSING)
-        known = self._known(self._settings.accelerator) if self._settings.accelerator is not None else None
-        try:
-            container = engine.container(model, config, accelerator(self._settings, config, known))
-        except SourceError as error:
-            raise ProviderError(error.message, reason=error.reason, next_step=error.next_step) from error
-        return build(model, config, self._pool, self._settings, container, namespace=namespace, installation=self._installation)
+        engine = self._engines.get(config.engine)
+        return make(
+            model, config, self._pool, self._settings, engine, self._known, namespace=namespace, installation=self._installation
+        )
 
     async def carry_out(self, cluster: Cluster, namespace: str, task: Task, held: Callable[[Manifest], Held]) -> Manifest | None:
         """Do it; the workload as it is then. Raises ProviderError."""
@@ -219,6 +214,28 @@ class Scaling:
             minor = "".join(character for character in rest.partition(".")[0] if character.isdigit())
             self._costs = (int(major or 1), int(minor or 0)) >= (1, 22)
         return self._costs
+
+
+def make(
+    model: str,
+    config: ModelConfig,
+    pool: str,
+    settings: KubernetesPool,
+    engine: object,
+    known: Callable[[str], Accelerator | None],
+    *,
+    namespace: str,
+    installation: str | None,
+) -> Workload:
+    """The objects of one model. `known`: what is known of a GPU by its name. Raises ProviderError when it can never run in the pool."""
+    if not isinstance(engine, Containerised):
+        raise ProviderError(f"The engine {config.engine!r} does not run in a container.", reason=WakeFailure.ENGINE_MISSING)
+    gpu = known(settings.accelerator) if settings.accelerator is not None else None
+    try:
+        container = engine.container(model, config, accelerator(settings, config, gpu))
+    except SourceError as error:
+        raise ProviderError(error.message, reason=error.reason, next_step=error.next_step) from error
+    return build(model, config, pool, settings, container, namespace=namespace, installation=installation)
 
 
 def _hangs(pod: Manifest, now: float) -> bool:

@@ -251,7 +251,7 @@ def _engine(
         "args": [_literal(argument) for argument in container.arguments],
         "env": _environment(pool, settings, container),
         "resources": _resources(config, settings),
-        "securityContext": _locked(),
+        "securityContext": locked(),
         "volumeMounts": list(mounts),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -277,9 +277,9 @@ def _probes(settings: KubernetesPool, container: Container) -> Manifest:
     if container.prepare:
         startup: Manifest = {
             "exec": {"command": [_literal(word) for word in container.prepare]},
-            "periodSeconds": 5,
+            "periodSeconds": _STARTUP_EVERY,
             "timeoutSeconds": deadline,
-            "failureThreshold": max(3, deadline // 5),
+            "failureThreshold": max(3, deadline // _STARTUP_EVERY),
         }
     else:
         startup = asked(ready, every=_STARTUP_EVERY, limit=30, misses=max(3, deadline // _STARTUP_EVERY))
@@ -336,7 +336,8 @@ def _resources(config: ModelConfig, settings: KubernetesPool) -> Manifest:
     return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
 
 
-def _locked() -> Manifest:
+def locked() -> Manifest:
+    """The security context of a container that PodSecurity *restricted* admits."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -395,7 +396,7 @@ def _preload(model: str, config: ModelConfig, settings: KubernetesPool, containe
             "args": [_literal(argument) for argument in arguments],
             "env": environment,
             "resources": {"requests": {"cpu": "100m", "memory": str(256 * 2**20)}, "limits": {"memory": str(2**30)}},
-            "securityContext": _locked(),
+            "securityContext": locked(),
             "volumeMounts": [
                 {"name": "weights", "mountPath": container.weights},
                 {"name": "writable-0", "mountPath": _SCRATCH},
