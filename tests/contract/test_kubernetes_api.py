@@ -23,10 +23,19 @@ from tests.contract.kubernetes_bench import DEFINITION, Bench
 async def test_scale_with_an_old_version_is_refused(bench: Bench) -> None:
     """Two keepers, or a keeper and a person, would overwrite each other's replicas."""
     await bench.client.create(bench.deployment(replicas=0))
-    before = await bench.client.scale(known.DEPLOYMENT, "engine", bench.space)
+
+    async def scaled() -> tuple[Manifest, Manifest] | None:
+        before = await bench.client.scale(known.DEPLOYMENT, "engine", bench.space)
+        version = before["metadata"]["resourceVersion"]
+        try:
+            return before, await bench.client.patch_scale(known.DEPLOYMENT, "engine", bench.space, 2, version=version)
+        except KubernetesError as error:
+            assert error.status == 409  # its controller wrote a status in between: any write of the object is a new version
+            return None
+
+    before, after = await bench.until(scaled, "the replicas are written")
     assert before["spec"].get("replicas", 0) == 0
     version = before["metadata"]["resourceVersion"]
-    after = await bench.client.patch_scale(known.DEPLOYMENT, "engine", bench.space, 2, version=version)
     assert after["spec"]["replicas"] == 2
     assert after["metadata"]["resourceVersion"] != version
     assert after["status"]["selector"] == "app=engine"
