@@ -223,8 +223,8 @@ def _asked(source: Source) -> Iterator[None]:
             next_step="Correct the model's source, or set HF_TOKEN to a token that may read it.",
         ) from error
     except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403):
-            raise _gated(what) from error
+        if error.response.status_code in (401, 403, 404):
+            raise _status(what, error.response.status_code) from error
         raise _unavailable(what, f"the hub answered {error.response.status_code}") from error
     except OfflineModeIsEnabled as error:
         raise _unavailable(what, "the hub's library is in offline mode (HF_HUB_OFFLINE)") from error
