@@ -108,6 +108,8 @@ class Behaviour:
     crash_after_tokens: int | None = None
     """It dies (in a process: exits with status 1) after so many tokens of all streams together."""
     slow_seconds: float = 5.0
+    says: tuple[str, ...] = WORDS
+    """The words of its answers, again and again."""
     continues: bool = False
     """It goes on with a last message of the assistant, as llama.cpp does."""
 
@@ -310,7 +312,7 @@ class FakeEngine:
 
     async def _tokens(self, writing: "Writing", *, unicode: bool = False) -> AsyncIterator[str]:
         """The answer's words at the engine's speed."""
-        words = WORDS + UNICODE_WORDS if unicode else WORDS
+        words = self.behaviour.says + UNICODE_WORDS if unicode else self.behaviour.says
         began, first = self._clock.monotonic(), self.behaviour.first_token_seconds
         for index in range(writing.count):
             speed = self.behaviour.tokens_per_second
