@@ -22,7 +22,7 @@ _OFFERS = (names.RESOURCE_SLICE, names.VIRTUAL_NODE)
 _CREDENTIALS = (names.IDENTITY, names.TENANT)
 _TUNNEL = (names.GATEWAY_CLIENT, names.GATEWAY_SERVER)
 _REST = (names.CONNECTION, names.PUBLIC_KEY, names.CONFIGURATION)
-_HELD = (*_OFFERS, names.NAMESPACE_MAP, names.QUOTA, *_CREDENTIALS, *_TUNNEL, *_REST, names.NETWORK)
+_HELD = (*_OFFERS, names.NAMESPACE_MAP, names.QUOTA, *_CREDENTIALS, *_TUNNEL, *_REST, names.NETWORK, names.FOREIGN_CLUSTER)
 """Kinds whose objects Liqo may keep by finalizers; what else is in a peering's namespace goes with it."""
 
 
