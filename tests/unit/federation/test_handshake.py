@@ -18,7 +18,7 @@ def secret(private: Key) -> dict[str, str]:
     return {"privateKey": base64.b64encode(pem).decode()}
 
 
-KEYS = {
+KEYS: dict[str, Key] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
     "rsa": rsa.generate_private_key(65537, 2048),
     "ecdsa": ec.generate_private_key(ec.SECP256R1()),

@@ -53,7 +53,7 @@ def test_what_matters() -> None:
         ({"service_cidr": "10.42.128.0/17"}, "the services' network"),
     ],
 )
-def test_overlaps_are_refused(changed: dict[str, str], words: str) -> None:
+def test_overlaps_are_refused(changed: dict[str, Any], words: str) -> None:
     """Networks that overlap: Liqo would route the mesh into the pods."""
     with pytest.raises(LamplighterError) as caught:
         made(**changed)

@@ -201,11 +201,12 @@ async def test_lost_again_and_back(pair: Pair) -> None:
         theirs, ours = Cluster.connect(fresh.access()), Cluster.connect(fresh.access())
         await pair.liqo.add("gpu-2", theirs, api_server="https://10.77.0.22:6443")
         spec = PeerSpec("gpu-2", gateway_address="10.77.0.22", cpu="3", memory="8Gi", gpus=1)
+        status = await advance(pair.home, ours, spec)
         for _ in range(15):
-            status = await advance(pair.home, ours, spec)
             if status.ready:
                 break
             await pair.liqo.step()
+            status = await advance(pair.home, ours, spec)
         assert status.ready, status
         for client in (theirs, ours):
             await client.close()
