@@ -24,7 +24,10 @@ EXTERNAL: Values = {
     "redis": {"mode": "external", "external": {"existingSecret": "cache"}},
 }
 ECR: Values = {
-    "cronjobs": {"janitor": {"enabled": True}, "ecr": {"enabled": True, "registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"}}
+    "cronjobs": {
+        "janitor": {"enabled": True},
+        "ecr": {"enabled": True, "registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"},
+    }
 }
 AWAY: Values = {"modelServers": {"namespace": "llm-models"}}
 PAGE: Values = {"page": {"mode": "nginx"}, "ingress": {"kind": "generic", "hosts": [HOST]}}
