@@ -63,7 +63,7 @@ apt-get "${apt[@]}" update >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; f
 cd "$work"
 apt-get "${apt[@]}" source --download-only "kubernetes" >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; fail "the source package kubernetes cannot be had"; }
 archive=("$work"/kubernetes_"$version"*.orig.tar.*)
-[ -e "${archive[0]}" ] || fail "apt's source package is not version $version: $(ls "$work"/kubernetes_* 2>/dev/null | tr '\n' ' ')"
+[ -e "${archive[0]}" ] || fail "apt's source package is not version $version: $(find "$work" -maxdepth 1 -name 'kubernetes_*' -printf '%f ')"
 mkdir source
 tar -xf "${archive[0]}" -C source --strip-components=1
 # Its own reflect2 1.0.1 crashes on writes of custom resources when built with Go >= 1.18; Debian has 1.0.2.
