@@ -58,7 +58,7 @@ async def names(store: Store) -> list[str]:
 
 async def test_a_rollout_is_stored_as_it_was_begun(store: Store) -> None:
     """If this fails, a keeper that restarts goes on with other steps, or without the check."""
-    settings = {
+    settings: dict[str, Any] = {
         "strategy": Strategy.BLUE_GREEN,
         "every": 5.0,
         "checks": (Check("what?", "that"),),
