@@ -128,7 +128,7 @@ def _into(invocation: Invocation, wanted: _Wanted, to: Path, mirror: str | None,
             answer: dict[str, Any] = {"model": one.name, "files": one.files, "bytes": one.size, "fetched_bytes": one.fetched}
             said = f"{wanted.label}: {size(one.size)} in {one.folder}, checked."
         else:
-            parsed = parse(wanted.source if ":" in wanted.source else _spelled(wanted.source), wanted.revision)
+            parsed = parse(_spelled(wanted.source), wanted.revision)
             if parsed.kind is not Kind.HUB:
                 raise LamplighterError(
                     f"{wanted.source!r} is no model of the hub, so it cannot be put into a folder for pods",
@@ -148,6 +148,8 @@ def _into(invocation: Invocation, wanted: _Wanted, to: Path, mirror: str | None,
 
 
 def _spelled(source: str) -> str:
+    if ":" in source or source == "bundled":
+        return source
     return f"hf:{source}" if "/" in source else f"catalogue:{source}"
 
 
