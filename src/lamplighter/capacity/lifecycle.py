@@ -8,6 +8,8 @@ import inspect
 from enum import StrEnum
 
 from lamplighter.core.reasons import VERDICTS, HealthReason, LossReason, StopReason
+from lamplighter.core.rollouts import TRANSITIONS as MOVES
+from lamplighter.core.rollouts import Because, Phase
 from lamplighter.core.states import TRANSITIONS, PoolState, ReplicaState
 
 _HEAD = """# Lifecycle
@@ -29,8 +31,9 @@ Derived from the replicas, never stored. Awake wins over waking, waking over dra
 _RULES = """
 ## What makes it move
 
-- **Demand** is what clients ask for: requests that wait or run, and orders of people (`lamplighter wake`, `keep_warm` hours). Nothing else makes
-  demand. A gateway's expires 30 s after its last heartbeat.
+- **Demand** is what clients ask for: requests that wait or run, and orders of people (`lamplighter wake`, `keep_warm` hours, and `lamplighter models
+  switch`, which wakes its candidate and keeps the old target awake until it ends). Nothing else makes demand. A gateway's expires 30 s after its
+  last heartbeat.
 - **Wake.** Demand for a model without a replica begins one wake, however many ask. While it lasts no other begins for this model. Its stages and its
   ETA (from past wakes, warm and cold apart) are in the store.
 - **More, and less.** `ceil((queued + running) / target_per_replica)` replicas, up to `max_replicas`: the first at once, more when they were needed
@@ -64,6 +67,16 @@ _FAILURES = """
 """
 
 
+_CHANGES = """
+## Phases of a model's change
+
+What `lamplighter models switch` begins; [the guide](../guides/model-changes.md) says how it is decided.
+
+| phase | means | goes to |
+|---|---|---|
+"""
+
+
 def lifecycle_markdown() -> str:
     """The whole page."""
     parts = [_HEAD, _diagram(), "\n| state | means | goes to |\n|---|---|---|\n"]
@@ -78,7 +91,17 @@ def lifecycle_markdown() -> str:
     for reason, verdict in VERDICTS.items():
         again, back = ("yes" if flag else "no" for flag in (verdict.retry, verdict.fall_back))
         parts.append(f"| `{reason}` | {again} | {back} | {verdict.status} | {verdict.message} | {verdict.next_step} |\n")
-    for title, kind in (("Why a replica was lost", LossReason), ("Why a replica ends", StopReason), ("Health", HealthReason)):
+    parts.append(_CHANGES)
+    phases = _docs(Phase)
+    for phase, following in MOVES.items():
+        goes = ", ".join(f"`{one}`" for one in Phase if one in following) or "-"
+        parts.append(f"| `{phase}` | {phases[phase.name]} | {goes} |\n")
+    for title, kind in (
+        ("Why a replica was lost", LossReason),
+        ("Why a replica ends", StopReason),
+        ("Health", HealthReason),
+        ("Why a change of a model moves", Because),
+    ):
         parts.append(f"\n## {title}\n\n| reason | means |\n|---|---|\n")
         explained = _docs(kind)
         parts += [f"| `{reason}` | {explained.get(reason.name, _WORDS.get(reason, ''))} |\n" for reason in kind]

@@ -78,7 +78,26 @@ def bills(status: dict[str, Any]) -> list[str]:
 
 
 def doing(model: dict[str, Any], now: float) -> str:
-    """What a model (a ModelStatus of the control API) is doing, in a few words: `waking: load 40 %, about 0:03 more`."""
+    """What a model (a ModelStatus of the control API) is doing, in a few words: `waking: load 40 %, about 0:03 more`.
+
+    With who answers in its place, when its name was switched to another target, or is being.
+    """
+    return "; ".join([_doing(model, now), *_switched(model)])
+
+
+def _switched(model: dict[str, Any]) -> list[str]:
+    switch = model.get("switch")
+    if not switch:
+        return []
+    if switch["of"]:
+        return [f"a revision of {switch['of']}"]
+    found = [] if switch["target"] == model["name"] else [f"{switch['target']} serves its name"]
+    if switch["candidate"]:
+        found.append(f"{switch['weight']:g}% to {switch['candidate']} ({switch['phase']})")
+    return found
+
+
+def _doing(model: dict[str, Any], now: float) -> str:
     state = model["state"]
     if state == "waking":
         return _waking(model["wake"], now)
