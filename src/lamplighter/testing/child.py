@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.core.rollouts import base
 from lamplighter.engines.base import Command, LaunchSpec
 from lamplighter.engines.supervisor import Failure, Life, run
 from lamplighter.testing.provider import FakeEngineKind
@@ -70,7 +71,7 @@ def _serve(life: Life, script: Script) -> None:
 async def _answer(life: Life, script: Script) -> None:
     from lamplighter.testing.engine import FakeEngine
 
-    async with FakeEngine(exits=True, model=life.spec.model, key=life.spec.key, **script.behaviour) as engine:
+    async with FakeEngine(exits=True, model=base(life.spec.model), key=life.spec.key, **script.behaviour) as engine:
         life.ready(engine.url, 4096)
         if script.deaf:
             os.killpg(0, signal.SIGSTOP)

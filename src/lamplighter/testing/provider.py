@@ -14,6 +14,7 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.ids import new_id, secret
 from lamplighter.core.reasons import LossReason, WakeFailure
+from lamplighter.core.rollouts import base
 from lamplighter.engines.base import Capability, Command, LaunchSpec, Probe, declared
 from lamplighter.engines.openai import OpenAICompatible
 from lamplighter.providers.base import Desired, Observation, Presence, StageReport
@@ -26,8 +27,8 @@ class FakeEngineKind(OpenAICompatible):
     kind = "fake"
 
     def upstream_model(self, name: str, config: ModelConfig) -> str:
-        """Its own name."""
-        return name
+        """Its own name, at whatever revision."""
+        return base(name)
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
         """All routes."""
@@ -103,7 +104,7 @@ class FakeCloud:
         """A new machine, which begins its first stage now."""
         self.launches += 1
         now, key = self.clock.time(), secret("lle")
-        engine = FakeEngine(clock=self.clock, **{"model": model, "key": key, **behaviour, **self._engine})
+        engine = FakeEngine(clock=self.clock, **{"model": base(model), "key": key, **behaviour, **self._engine})
         machine = FakeMachine(new_id("fak"), installation, pool, model, stages, now, now, engine, key)
         if self.no_capacity > 0:
             self.no_capacity -= 1

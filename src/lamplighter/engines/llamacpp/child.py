@@ -13,6 +13,7 @@ from typing import Any
 
 from lamplighter.core.errors import SourceError
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.core.rollouts import base
 from lamplighter.engines.supervisor import Failure, Life, run
 
 _OVERHEAD = 150 * 10**6
@@ -128,7 +129,7 @@ def _params(xlc: ModuleType, life: Life, path: Path, *, context: int, slots: int
     config = life.spec.config
     p = xlc.CommonParams()
     p.model.path = str(path)
-    p.model_alias = {life.spec.model}
+    p.model_alias = {base(life.spec.model)}
     p.hostnames, p.port = ["127.0.0.1"], 0  # 0: the kernel chooses, so no port is ever taken
     p.api_keys = [life.spec.key]
     p.n_ctx, p.n_parallel = context * slots, slots

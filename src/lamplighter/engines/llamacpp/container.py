@@ -7,6 +7,7 @@ model is loaded. After SIGTERM it cuts off what it answers; the keeper drains be
 from lamplighter.config import ModelConfig
 from lamplighter.core.errors import SourceError
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.core.rollouts import base
 from lamplighter.engines.base import Container
 from lamplighter.engines.sources.files import Kind, Source, parse
 
@@ -25,7 +26,7 @@ def container(name: str, config: ModelConfig) -> Container:
             next_step="Write source: hf:OWNER/REPO:FILE.gguf or catalogue:NAME.",
         )
     arguments = _weights(source, config.revision)
-    arguments += ["--alias", name, "--host", "0.0.0.0", "--port", str(PORT)]
+    arguments += ["--alias", base(name), "--host", "0.0.0.0", "--port", str(PORT)]
     arguments += ["--ctx-size", str(config.context * config.slots), "--parallel", str(config.slots)]
     if config.gpu_layers >= 0:  # else as many as fit
         arguments += ["--n-gpu-layers", str(config.gpu_layers)]

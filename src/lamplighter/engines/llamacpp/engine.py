@@ -7,6 +7,7 @@ import httpx
 
 from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
+from lamplighter.core.rollouts import base
 from lamplighter.engines.base import Accelerator, Capability, Command, Container, Health, LaunchSpec, Probe, declared
 from lamplighter.engines.continuing import Continues
 from lamplighter.engines.llamacpp.container import container
@@ -21,8 +22,8 @@ class LlamaCpp:
     continues = Continues.PREFILL
 
     def upstream_model(self, name: str, config: ModelConfig) -> str:
-        """Its own name: the process serves the model under the name that clients use."""
-        return name
+        """Its own name: the process serves the model under the name that clients use, at whatever revision."""
+        return base(name)
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
         """All that generates, and tokenizing; embeddings when the model's setting says so. Not reranking: that wants a model made for it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lamplighter.core.errors import SourceError
+from lamplighter.core.rollouts import base
 from lamplighter.engines import program
 from lamplighter.engines.program import GRACE, Asking
 from lamplighter.engines.supervisor import Failure, Life, run
@@ -53,7 +54,7 @@ def _serve(life: Life) -> None:
         "VLLM_API_KEY": life.spec.key,
     }
     watcher = Watcher(life, Asking(port, life.spec.key))
-    argv = arguments(config, path=path, name=life.spec.model, port=port)
+    argv = arguments(config, path=path, name=base(life.spec.model), port=port)
     program.serve(life, argv, environment, f"http://127.0.0.1:{port}", watcher)
 
 
@@ -87,7 +88,7 @@ class Watcher:
         if listed is None or listed[0] != 200 or not isinstance(listed[1], dict):
             return False
         models = [model for model in listed[1].get("data") or () if isinstance(model, dict)]
-        mine = next((model for model in models if model.get("id") == self._life.spec.model), None)
+        mine = next((model for model in models if model.get("id") == base(self._life.spec.model)), None)
         if mine is None:
             return False
         limit = mine.get("max_model_len")
@@ -99,7 +100,7 @@ class Watcher:
         paths = routes[1].get("paths", {}) if routes and isinstance(routes[1], dict) else {}
         if "/v1/completions" not in paths:
             return True  # a model that embeds or ranks has nothing to write
-        body = {"model": self._life.spec.model, "prompt": "a", "max_tokens": 1}
+        body = {"model": base(self._life.spec.model), "prompt": "a", "max_tokens": 1}
         answer = self._asking.post("/v1/completions", body, timeout=_ANSWER_LIMIT)
         # 4xx: this model cannot be asked so (older versions list routes that their model does not have). 5xx and silence: not yet.
         return answer is not None and answer[0] < 500

@@ -10,6 +10,7 @@ import re
 from lamplighter.config import ModelConfig
 from lamplighter.core.errors import SourceError
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.core.rollouts import base
 from lamplighter.engines.base import Accelerator, Container
 from lamplighter.engines.vllm.fitting import fitted
 
@@ -53,7 +54,7 @@ def container(name: str, config: ModelConfig, accelerator: Accelerator | None) -
             next_step="Write source: hf:OWNER/REPO.",
         )
     image = config.image or IMAGE
-    ours: tuple[str, ...] = ("--served-model-name", name, "--host", "0.0.0.0", "--port", str(PORT))
+    ours: tuple[str, ...] = ("--served-model-name", base(name), "--host", "0.0.0.0", "--port", str(PORT))
     if config.revision is not None:
         ours += ("--revision", config.revision)
     if drains(image):

@@ -13,6 +13,7 @@ import httpx
 from lamplighter.config import ModelConfig
 from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.reasons import WakeFailure
+from lamplighter.core.rollouts import base
 from lamplighter.engines import program
 from lamplighter.engines.base import Accelerator, Capability, Command, Container, Health, LaunchSpec, Probe, declared
 from lamplighter.engines.continuing import Continues
@@ -52,7 +53,7 @@ class Vllm:
     def upstream_model(self, name: str, config: ModelConfig) -> str:
         """Its own name where we start it; else what the server calls it: the model's `source`, or the same name."""
         ours = config.source is not None and config.source.startswith(("hf:", "file:"))
-        return name if ours or config.source is None else config.source
+        return base(name) if ours or config.source is None else config.source
 
     def capabilities(self, config: ModelConfig) -> frozenset[Capability]:
         """Those of a model that generates. One that embeds or ranks tells it once it runs (`Probe.capabilities`), or its configuration does."""
