@@ -1,6 +1,7 @@
 """A pretended cluster with a provider on it, for the provider's contract and its tests."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from lamplighter.engines.base import Accelerator, Container
 from lamplighter.providers.base import Desired, Observation, Presence, Provider
 from lamplighter.providers.kubernetes.client import Access, Cluster
 from lamplighter.providers.kubernetes.janitor import release
+from lamplighter.providers.kubernetes.kinds import NAMESPACE as NAMESPACE_KIND
+from lamplighter.providers.kubernetes.kinds import NODE, POD
 from lamplighter.providers.kubernetes.provider import KubernetesProvider
 from lamplighter.testing.kubernetes.cluster import FakeCluster
 from lamplighter.testing.kubernetes.controllers import Controllers
@@ -100,7 +103,7 @@ class KubernetesWorld:
         """The CronJob comes by long after the last renewal."""
         cluster = Cluster.connect(self.access)
         try:
-            assert await release(cluster, NAMESPACE, now=time.time() + 3600)
+            assert await release(cluster, cluster.namespace, now=time.time() + 3600)
         finally:
             await cluster.close()
         await self.until(lambda seen: all(one.presence is Presence.ENDED for one in seen))
@@ -126,6 +129,46 @@ class FakeWorld(KubernetesWorld):
 
     async def crash(self, handle: str) -> None:
         self.kubelet.crash(handle.rpartition(".")[0], exit=139)
+
+
+class RealWorld(KubernetesWorld):
+    """On a real control plane, in a namespace of its own, with a pretended node."""
+
+    def __init__(self, access: Access, namespace: str, kubelet: Kubelet, **more: Any) -> None:
+        self.kubelet = kubelet
+        super().__init__(access, pool(namespace=namespace, node_selector={"lamplighter.dev/test": namespace}), **more)
+
+    async def crash(self, handle: str) -> None:
+        self.kubelet.crash(handle.rpartition(".")[0], exit=139)
+
+
+@asynccontextmanager
+async def real_world(plane: Any, **more: Any) -> AsyncIterator[RealWorld]:
+    """A namespace and a node for one test; both are deleted after it."""
+    name = f"contract-{secrets.token_hex(4)}"
+    cluster = Cluster.connect(plane.access())
+    try:
+        await cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        kubelet = Kubelet(plane.access(), f"node-{name}", gpus=8, labels={"lamplighter.dev/test": name})
+        with kubelet:
+            world = RealWorld(plane.access(namespace=name), name, kubelet, **more)
+            try:
+                yield world
+            finally:
+                await world.close()
+                await cluster.delete(NAMESPACE_KIND, name)
+                await _emptied(cluster, name)
+        await cluster.delete(NODE, f"node-{name}")
+    finally:
+        await cluster.close()
+
+
+async def _emptied(cluster: Cluster, namespace: str) -> None:
+    """Until its pods are gone, which the pretended kubelet must still see to."""
+    end = time.monotonic() + 30
+    while await cluster.list(POD, namespace):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.1)
 
 
 @asynccontextmanager

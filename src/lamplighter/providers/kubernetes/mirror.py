@@ -117,6 +117,8 @@ class Mirror:
         if self._keep is not None and not self._keep(found):
             return
         old = self.objects.get(name(found))
+        if old is not None and _older(found, old):
+            return  # what an own call brought is newer
         self.objects = {**self.objects, name(found): found}
         if old is not None and old["metadata"].get("uid") != found["metadata"].get("uid") and self._forget is not None:
             self._forget(old)
@@ -138,3 +140,11 @@ class Mirror:
             self._broken_at = self._clock.monotonic()
             log = _log.warning if self._required else _log.info
             log("a watch broke off; it is resumed", kind=self.kind.resource, error=error.message, next_step=error.next_step)
+
+
+def _older(one: Manifest, other: Manifest) -> bool:
+    """Whether `one` is an earlier version of the same object; versions that are no numbers are taken as they come."""
+    if one["metadata"].get("uid") != other["metadata"].get("uid"):
+        return False
+    versions = [str(found["metadata"].get("resourceVersion") or "") for found in (one, other)]
+    return all(version.isdigit() for version in versions) and int(versions[0]) < int(versions[1])

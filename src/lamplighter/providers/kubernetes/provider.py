@@ -32,11 +32,13 @@ from lamplighter.providers.kubernetes.observing import View, ended, group, handl
 from lamplighter.providers.kubernetes.reading import (
     Event,
     condition,
+    created,
     deleting,
     event,
     name,
     over,
     subject,
+    true,
     uid,
 )
 from lamplighter.providers.kubernetes.scaling import Scaling, Task
@@ -85,6 +87,8 @@ class KubernetesProvider:
         self._memory = Memory(clock)
         self._doomed: set[str] = set()
         """Handles; kept until they are gone."""
+        self._shown: set[str] = set()
+        """Handles of the pods that were told."""
         self._ended: dict[str, tuple[float, Observation]] = {}
         """Pods that went although nobody doomed them, by handle, and when that was seen (monotonic)."""
         self._stillborn: dict[str, Observation] = {}
@@ -106,8 +110,10 @@ class KubernetesProvider:
         pods = self._pods()
         self._memory.follow(pods)
         self._memory.read(cluster, self._namespace, pods)
-        found = [self._observe(pod, now) for pod in pods.values() if serves(pod)]
+        hidden = self._passing(pods)
+        found = [self._observe(pod, now) for pod in pods.values() if serves(pod) and handle(pod) not in hidden]
         self._forget_the_gone(pods)
+        self._shown |= {one.handle for one in found}
         unmade = self._unmade(pods, now)
         return sorted(
             (*found, *unmade, *(one for _, one in self._ended.values()), *self._stillborn.values()),
@@ -199,6 +205,17 @@ class KubernetesProvider:
             note=self._other_writer(pod),
         )
 
+    def _passing(self, pods: Mapping[str, Manifest]) -> set[str]:
+        """Pods that a ReplicaSet made in place of a doomed one before it heard that fewer are wanted: it ends them at once, so they are not told."""
+        hidden: set[str] = set()
+        for workload in self._mirrors["workloads"].objects.values():
+            active = [pod for pod in self._of(workload, pods) if _active(pod) and not self._is_doomed(pod)]
+            beyond = len(active) - _replicas(workload)
+            fresh = [pod for pod in active if handle(pod) not in self._shown and not true(pod, "Ready")]
+            newest = sorted(fresh, key=created, reverse=True)
+            hidden |= {handle(pod) for pod in newest[: max(0, beyond)]}
+        return hidden
+
     def _unmade(self, pods: Mapping[str, Manifest], now: float) -> list[Observation]:
         """Pods that are wanted and cannot be made, each as an ended replica."""
         found: list[Observation] = []
@@ -264,7 +281,7 @@ class KubernetesProvider:
     def _gone(self, pod: Manifest) -> None:
         """A pod is there no longer: expected when it was doomed, else told until it is."""
         one = handle(pod)
-        if one in self._doomed or self._is_doomed(pod) or not serves(pod):
+        if one in self._doomed or self._is_doomed(pod) or one not in self._shown:
             self._doomed.discard(one)
             return
         why = self._other_writer(pod) if not condition(pod, "DisruptionTarget") else None
@@ -274,7 +291,9 @@ class KubernetesProvider:
     def _forget_the_gone(self, pods: Mapping[str, Manifest]) -> None:
         now = self._clock.monotonic()
         self._ended = {key: kept for key, kept in self._ended.items() if now - kept[0] < REMEMBERED}
-        self._doomed &= {handle(pod) for pod in pods.values()}
+        there = {handle(pod) for pod in pods.values()}
+        self._doomed &= there
+        self._shown &= there
 
     # --- acting -------------------------------------------------------------------------------------------------------------------------
 

@@ -131,9 +131,10 @@ class Scaling:
         """The scale subresource, unless it says so already."""
         if steps.replicas != replicas:
             version = str(there["metadata"]["resourceVersion"])
-            await cluster.patch_scale(self.kind, title, namespace, steps.replicas, version=version)
+            scale = await cluster.patch_scale(self.kind, title, namespace, steps.replicas, version=version)
             _log.info("scaled", workload=title, replicas=steps.replicas, before=replicas)
-            there = {**there, "spec": {**there["spec"], "replicas": steps.replicas}}
+            meta = {**there["metadata"], "resourceVersion": scale["metadata"]["resourceVersion"]}
+            there = {**there, "metadata": meta, "spec": {**there["spec"], "replicas": steps.replicas}}
         before = self.written.get(title)
         raised = steps.replicas > replicas or before is None
         self.written[title] = Written(steps.replicas, self._clock.time() if raised or before is None else before.at)
