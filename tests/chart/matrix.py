@@ -243,7 +243,10 @@ def all_pairs(seed: int = 5) -> dict[str, Values]:
 SCENARIOS: dict[str, Values] = {"default": {}, **EXAMPLES, **all_pairs()}
 
 OUTSIDE = (
-    *(f"Secret/{name}" for name in ("db", "cache", "keys", "hf", "wildcard", "scrape")),
+    *(
+        f"Secret/{name}"
+        for name in ("db", "cache", "keys", "hf", "wildcard", "scrape", "lamplighter-postgresql", "lamplighter-cache")
+    ),
     *(f"Secret/lamplighter-{name}" for name in ("database", "redis", "hub", "keys", "engine-gpu")),
 )
 """What scenarios say is there already."""

@@ -5,6 +5,8 @@
 
 import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,23 @@ def chart() -> helm_python.Chart:
     return helm_python.Chart.load(CHART)
 
 
+@functools.cache
+def _unchecked() -> helm_python.Chart:
+    """The same without its schema, which takes ten times as long as the render; test_values.py holds every scenario against it once."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / CHART.name
+        shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns("values.schema.json", "examples"))
+        return helm_python.Chart.load(copy)
+
+
 def files(values: Mapping[str, Any], *, name: str = RELEASE, namespace: str = NAMESPACE) -> Mapping[str, str]:
-    """What each template became. Raises HelmError when the values are refused."""
+    """What each template became. Raises HelmRenderError when a template refuses the values."""
     return _files(json.dumps(values, sort_keys=True), name, namespace)
 
 
 @functools.lru_cache(maxsize=1024)
 def _files(values: str, name: str, namespace: str) -> Mapping[str, str]:
-    rendered: dict[str, str] = chart().render(json.loads(values), name=name, namespace=namespace, is_install=True)
+    rendered: dict[str, str] = _unchecked().render(json.loads(values), name=name, namespace=namespace, is_install=True)
     return rendered
 
 
