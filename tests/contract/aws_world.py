@@ -73,6 +73,7 @@ class AwsWorld:
     """One stack of ours and one of somebody else in one account. Close it."""
 
     model = "one"
+    lease = LEASE
 
     def __init__(self, aws: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch, **pool: Any) -> None:
         self.aws = aws
@@ -86,7 +87,7 @@ class AwsWorld:
         aws.capacity.clear()
         self.number = next(_NUMBERS)  # a stack for each test: to empty the account takes longer
         self.stack = f"ours{self.number}"
-        seed = PoolSeed(max=3, boot_deadline=BOOT, lease=LEASE, drain=DRAIN)
+        seed = PoolSeed(max=3, boot_deadline=BOOT, lease=self.lease, drain=DRAIN)
         light = {"name": "light", "address": "192.0.2.7:4242", "instance_id": "i-0123456789abcdef0"}
         self.manifest = aws.seed_stack(self.stack, OURS, REGION, pools={"gpu": seed}, lighthouse=light)
         self.nodes = NodeFactory(aws, self.manifest)

@@ -15,7 +15,7 @@ from lamplighter.config import ModelConfig
 from lamplighter.config.federation import FederationConfig
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.config.pools import AwsPool
-from lamplighter.core.clock import Clock
+from lamplighter.core.clock import Clock, cancellable
 from lamplighter.core.errors import LamplighterError
 from lamplighter.engines.base import Engine
 from lamplighter.federation.node_duty import Clustered
@@ -88,6 +88,7 @@ class FederatedProvider:
         self._errands = Errands(name, clock)
         self._wanted = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._adopted = False
         self._busy = False
         """Whether AWS has anything of ours, orders included."""
         self._loop: asyncio.Task[None] | None = None
@@ -99,11 +100,11 @@ class FederatedProvider:
     async def observe(self) -> Sequence[Observation]:
         """AWS's picture and home's, at once; only the first call of an object's life asks them. Raises ProviderError."""
         self._use()
+        await self._first()
         found = {one.handle: one for one in await self.aws.observe()}
         if found and not self._busy:
             self._wanted.set()
         self._busy = bool(found)
-        await self._first()
         seen = self._sight.fresh(STALE)
         now = self._clock.time()
         told = []
@@ -120,7 +121,6 @@ class FederatedProvider:
     async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
         """Machines are ordered at once; the doomed first leave the home cluster, then their machines end. Raises ProviderError."""
         self._use()
-        await self.aws.first()
         await self._first()
         facts = self.aws.facts()
         self._doomed = (self._doomed | doomed) & {*facts, *self._passages, *doomed}
@@ -183,14 +183,20 @@ class FederatedProvider:
         return CALM if self._passages or self._busy else SWEEP
 
     async def _first(self) -> None:
-        """The first look of this object's life. Raises ProviderError."""
-        if self._sight.seen is None:
-            async with self._looking:
-                if self._sight.seen is None:
-                    await self._sight.look(self._passages)
-            self._meet(self.aws.facts())
+        """The first look of this object's life, at both. Raises ProviderError."""
+        if self._adopted:
+            return
+        await cancellable(asyncio.gather(self.aws.first(), self._first_home()))
+        self._meet(self.aws.facts())
+        self._adopted = True
+
+    async def _first_home(self) -> None:
+        async with self._looking:
+            if self._sight.seen is None:
+                await self._sight.look(self._passages)
 
     async def _round(self) -> None:
+        await self._first()
         async with self._looking:
             seen = await self._sight.look(self._passages)
         facts = self.aws.facts()
