@@ -67,7 +67,9 @@ def test_blue_green_of_a_revision_under_load(server: Callable[..., Server]) -> N
         lamplighter.start()
         with lamplighter.http() as client:
             body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
-            assert client.post("/v1/chat/completions", json=body).headers["lamplighter-model"] == "chat@v2"
+            answer = client.post("/v1/chat/completions", json=body)
+            assert answer.headers["lamplighter-model"] == "chat@v2"
+            assert answer.json()["model"] == "chat"  # clients see the name that they know
         # And taken back.
         assert "rolled back" in switch(lamplighter, "chat", "--rollback").stdout
         eventually(lambda: shown(lamplighter)["target"] == "chat", what="it is taken back")
