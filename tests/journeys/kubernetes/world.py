@@ -53,12 +53,21 @@ class World:
         """The administrator's."""
         return self.cluster.access()
 
-    def config(self, *, sleep_after: str = "1h", boot_deadline: str = "2m", more: str = "", rest: str = "") -> str:
+    def config(
+        self, *, sleep_after: str = "1h", boot_deadline: str = "2m", more: str = "", rest: str = "", model: str = ""
+    ) -> str:
         """The server's configuration."""
         kubeconfig = self.folder / "kubeconfig"
         if not kubeconfig.exists():
             self.cluster.write_kubeconfig(kubeconfig)
-        return CONFIG.format(kubeconfig=kubeconfig, sleep_after=sleep_after, boot_deadline=boot_deadline, more=more, rest=rest)
+        return CONFIG.format(
+            kubeconfig=kubeconfig,
+            sleep_after=sleep_after,
+            boot_deadline=boot_deadline,
+            more=more,
+            rest=rest,
+            model=model and f", {model}",
+        )
 
     def server(self, *arguments: str, name: str = "data", **options: str) -> Server:
         """A server that was not started."""
