@@ -157,6 +157,31 @@ MODELS = (
         [('sum by (model) (increase(lamplighter_breaker_opened_total{model=~"$model"}[$__rate_interval]))', "{{model}}")],
         width=12,
     ),
+    Panel(
+        "Share of each target",
+        [("max by (name, target) (lamplighter_rollout_weight)", "{{name}}: {{target}}")],
+        "percentunit",
+        "Of names whose model is being changed, or was.",
+        stacked=True,
+    ),
+    Panel(
+        "Requests of a change",
+        [
+            (
+                "sum by (name, side, result) (rate(lamplighter_rollout_requests_total[$__rate_interval]))",
+                "{{name}} {{side}} {{result}}",
+            )
+        ],
+        "reqps",
+        "While one is under way.",
+    ),
+    Panel(
+        "Changes",
+        [
+            ("max by (name, candidate, phase) (lamplighter_rollout_phase)", "{{name}} to {{candidate}}: {{phase}}"),
+            ("sum by (name, outcome) (increase(lamplighter_rollouts_total[$__range]))", "{{name}}: {{outcome}}"),
+        ],
+    ),
 )
 
 CAPACITY = (
