@@ -115,7 +115,7 @@ def decide(rollout: Rollout, seen: Observed, now: float) -> Decision:
 
 def _waking(rollout: Rollout, seen: Observed, now: float) -> Decision:
     if seen.ready >= seen.wanted:
-        return Decision(P.CHECKING, reason=Because.AWAKE)
+        return Decision(P.CHECKING, reason=Because.AWAKE, detail=seen.room)
     if seen.ready and (seen.room is not None or now - rollout.since >= seen.patience):
         return Decision(
             P.CHECKING, reason=Because.AWAKE, detail=f"{seen.ready} of {seen.wanted} replicas: {seen.room or 'it took too long'}"

@@ -36,6 +36,8 @@ LOOK_EVERY = 1.0
 """Seconds between looks while a rollout is under way."""
 CALM = 10.0
 """The same while none is: a hint comes with each change."""
+GAP = 0.1
+"""Least seconds between two looks: a wake tells of itself many times a second."""
 LAST_ATTEMPT = 3
 """After so many failed wakes in a row the candidate is given up, even where the keeper would go on trying."""
 STATIC_PATIENCE = 60.0
@@ -92,6 +94,7 @@ class Rollouts:
                         else:
                             _log.error("the rollouts could not be looked at", exc_info=error)
                     await hints.wait(pause)
+                    await self._clock.sleep(GAP)
             finally:
                 for task in self._checks.values():
                     task.cancel()

@@ -178,6 +178,40 @@ async def test_a_candidate_that_cannot_wake_is_given_up_with_the_reason() -> Non
         assert "does not exist" in (back.detail or "")
 
 
+async def test_a_candidate_that_cannot_be_paid_is_given_up() -> None:
+    """If this fails, a change spends what a budget forbids, or waits for money that does not come."""
+    settings = config(price="10 USD/hour", budget="0.001 USD/day")
+    async with world(settings) as here:
+        await begin(here)
+        back = await until(here, P.ROLLED_BACK)
+        assert back.reason is Because.WAKE_FAILED
+        assert "budget" in (back.detail or "")
+        assert here.cloud.launches == 0
+
+
+async def test_blue_green_wakes_as_many_as_there_are() -> None:
+    """If this fails, everybody is sent from three machines to one."""
+    async with world(config(most=6, target_per_replica=2, scale_up_after="1s")) as here:
+        await here.ask("m", in_flight=6)
+        await here.beat(20)
+        assert await models(here) == ["m"] * 3
+        await begin(here, settings=Settings(strategy=Strategy.BLUE_GREEN, settle=500.0))
+        await until(here, P.SERVING, 0)
+        assert await models(here) == ["m"] * 3 + ["m@r2"] * 3
+
+
+async def test_where_there_is_no_room_for_all_as_many_as_fit_do() -> None:
+    """If this fails, a change waits for ever for replicas that its pool cannot hold."""
+    async with world(config(most=4, target_per_replica=2, scale_up_after="1s")) as here:
+        await here.ask("m", in_flight=6)
+        await here.beat(20)
+        one = await begin(here, settings=Settings(strategy=Strategy.BLUE_GREEN, settle=500.0))
+        await until(here, P.SERVING, 0)
+        assert await models(here) == ["m"] * 3 + ["m@r2"]
+        details = [event.detail for event in await rollouts.history(here.store, one.id)]
+        assert any("holds at most 4" in (detail or "") for detail in details)
+
+
 async def test_a_full_pool_is_no_deadlock() -> None:
     """If this fails, a change waits for ever for a place that another model has, and nobody is told."""
     async with world(config(swap_after="1h")) as here:

@@ -350,6 +350,7 @@ class Call:
             return False
         self.lost(failure)
         self.asker.avoid = self._target
+        self.asker.restless = False  # what was begun can only be gone on with here
         self._release(self._outcome)
         self._body = following.body(lane.upstream_model)
         self._tries = 0
