@@ -189,7 +189,9 @@ async def test_accounts_say_who_answered_and_who_was_asked() -> None:
 async def test_a_key_for_the_name_may_use_its_targets() -> None:
     """If this fails, restricted keys are locked out by a change, or let into the candidate itself."""
     async with stage(WHOLE) as here:
-        _, secret = await principals.create_key(here.rig.store, name="one", admin=False, rights=principals.Rights(models=("big",)))
+        _, secret = await principals.create_key(
+            here.rig.store, name="one", admin=False, rights=principals.Rights(models=("big",))
+        )
         await here.rig.gateway.keyring.refresh()
         headers = {"authorization": f"Bearer {secret}"}
         answer = await here.rig.chat("big", headers=headers)

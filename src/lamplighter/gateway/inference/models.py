@@ -15,7 +15,9 @@ PREFIX = "/v1/models/"
 
 def listing(lanes: Lanes, snapshot: Snapshot, created: int, identity: Identity) -> dict[str, Any]:
     """All models that `identity` may use, in OpenAI's shape with what else we know of them. `created`: Unix seconds."""
-    names = (name for name in lanes.names() if REVISION_MARK not in name)  # a target of a change is no name that clients should know
+    names = (
+        name for name in lanes.names() if REVISION_MARK not in name
+    )  # a target of a change is no name that clients should know
     data = [_model(name, snapshot, created) for name in names if identity.may_use(name)]
     data += [_alias(alias, name, snapshot, created) for alias, name in lanes.aliases().items() if identity.may_use(name)]
     return {"object": "list", "data": data}
