@@ -61,5 +61,6 @@ def chained(
 def _after(stages: Iterable[StageReport], end: float) -> Iterable[StageReport]:
     for stage in stages:
         ended = None if stage.ended_at is None else max(end, stage.ended_at)
-        yield replace(stage, started_at=max(end, stage.started_at) if ended is None else end, ended_at=ended)
-        end = ended if ended is not None else end
+        begun = end if ended is not None else max(end, stage.started_at)
+        yield replace(stage, started_at=begun, ended_at=ended)
+        end = ended if ended is not None else begun
