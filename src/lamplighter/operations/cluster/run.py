@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.operations.cluster import plan
 from lamplighter.operations.cluster.errors import ClusterError, PartFailed
 from lamplighter.operations.cluster.helm import PART, HelmFailed, Release, Releases
@@ -20,6 +21,8 @@ Tell = Callable[[Step, str], None]
 """Told of each step: `begins`, `done`."""
 _MANAGER = "lamplighter-cluster"
 _SECURITY = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}
+_GOES = 120.0
+"""Seconds that a namespace may take to go."""
 _WORKLOADS = {"app.kubernetes.io/managed-by": "lamplighter", "app.kubernetes.io/name": "lamplighter-model"}
 
 
@@ -42,13 +45,13 @@ class Standing:
     version: str | None = None
 
 
-async def install(cluster: Cluster, releases: Releases, steps: Sequence[Step], tell: Tell) -> None:
+async def install(cluster: Cluster, releases: Releases, steps: Sequence[Step], tell: Tell, *, clock: Clock | None = None) -> None:
     """Every step that changes something, in order. Raises PartFailed, KubernetesError."""
     for step in steps:
         if not step.action.changes:
             continue
         tell(step, "begins")
-        await _namespace(cluster, step.part)
+        await _namespace(cluster, step.part, clock or SystemClock())
         try:
             await asyncio.to_thread(_bring, releases, step)
         except HelmFailed as error:
@@ -57,7 +60,13 @@ async def install(cluster: Cluster, releases: Releases, steps: Sequence[Step], t
 
 
 async def uninstall(
-    cluster: Cluster, releases: Releases, steps: Sequence[Step], tell: Tell, *, delete_data: bool = False
+    cluster: Cluster,
+    releases: Releases,
+    steps: Sequence[Step],
+    tell: Tell,
+    *,
+    delete_data: bool = False,
+    clock: Clock | None = None,
 ) -> Left:
     """Every step that removes something, in order. Raises PartFailed, KubernetesError, ClusterError."""
     removed = [step for step in steps if step.action is Action.REMOVE]
@@ -71,7 +80,7 @@ async def uninstall(
             await _models(cluster, step.part.namespace)
         tell(step, "done")
     kept, deleted = await _claims(cluster, [step.part for step in removed], delete_data)
-    spaces = await _namespaces(cluster, releases, [step.part for step in removed])
+    spaces = await _namespaces(cluster, releases, [step.part for step in removed], clock or SystemClock())
     return Left(tuple(kept), tuple(spaces), tuple(deleted))
 
 
@@ -119,9 +128,17 @@ def _failed(step: Step, error: HelmFailed) -> PartFailed:
     )
 
 
-async def _namespace(cluster: Cluster, part: Part) -> None:
+async def _namespace(cluster: Cluster, part: Part, clock: Clock) -> None:
     """The part's namespace, with what PodSecurity must allow there. One that was there before keeps its other labels, and stays the user's."""
     found = await cluster.get_or_none(NAMESPACE, part.namespace)
+    if found is not None and found["metadata"].get("deletionTimestamp"):
+        if not await _gone(cluster, part.namespace, clock):
+            raise PartFailed(
+                part.name,
+                f"{part.name}: the namespace {part.namespace} is being deleted, and does not go",
+                next_step=f"`kubectl get namespace {part.namespace} -o yaml` tells what holds it; then run the same command again.",
+            )
+        found = None
     labels = dict(_SECURITY) if part.privileged else {}
     if found is None:
         labels[PART] = part.name
@@ -157,10 +174,10 @@ async def _claims(cluster: Cluster, parts: Sequence[Part], delete: bool) -> tupl
     return kept, deleted
 
 
-async def _namespaces(cluster: Cluster, releases: Releases, parts: Sequence[Part]) -> list[str]:
+async def _namespaces(cluster: Cluster, releases: Releases, parts: Sequence[Part], clock: Clock) -> list[str]:
     """Delete the namespaces that we made and that hold nothing any more; return those that stay."""
     used = {release.namespace for release in await asyncio.to_thread(releases.list)}
-    stays = []
+    stays, going = list[str](), list[str]()
     for name in dict.fromkeys(part.namespace for part in parts):
         space = await cluster.get_or_none(NAMESPACE, name)
         if space is None:
@@ -168,9 +185,20 @@ async def _namespaces(cluster: Cluster, releases: Releases, parts: Sequence[Part
         mine = PART in (space["metadata"].get("labels") or {})
         if mine and name not in used and not await _holds(cluster, name):
             await cluster.delete(NAMESPACE, name)
+            going.append(name)
         else:
             stays.append(name)
-    return stays
+    return stays + [name for name in going if not await _gone(cluster, name, clock)]
+
+
+async def _gone(cluster: Cluster, namespace: str, clock: Clock) -> bool:
+    """Whether a namespace that is being deleted has gone within the time that this takes usually."""
+    end = clock.monotonic() + _GOES
+    while await cluster.get_or_none(NAMESPACE, namespace) is not None:
+        if clock.monotonic() > end:
+            return False
+        await clock.sleep(0.5)
+    return True
 
 
 async def _holds(cluster: Cluster, namespace: str) -> bool:
