@@ -1,6 +1,10 @@
 """What a cloud node is told to run for a model: the right command for the GPU it has, no secret in it, and a refusal of what can never work."""
 
+import subprocess
+import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -217,3 +221,54 @@ def test_engines_write_nowhere_but_to_the_weights_and_to_temporary_folders(engin
     assert folders
     for folder in folders:
         assert any(folder == place or folder.startswith(f"{place}/") for place in (made.weights, *made.writable)), folder
+
+
+class Answering:
+    """A server on loopback that answers one status."""
+
+    def __init__(self, status: int) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.asked.append((self.path, self.headers["authorization"], body))
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing on the terminal."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+
+    def __enter__(self) -> "Answering":
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def prepared(port: int) -> int:
+    """The exit status of what a pod runs to see whether vLLM has started, with `port` in place of its own."""
+    made = Vllm().container("lamp", config("vllm", "hf:a/b"), L4)
+    script = made.prepare[2].replace(f":{made.port}/", f":{port}/")
+    words = [sys.executable, *made.prepare[1:2], script, *made.prepare[3:]]
+    return subprocess.run(words, env={"VLLM_API_KEY": "secret"}, capture_output=True, check=False, timeout=30).returncode
+
+
+@pytest.mark.parametrize(("status", "started"), [(200, True), (404, True), (400, True), (500, False), (503, False), (401, False)])
+def test_vllm_counts_as_started_once_it_wrote_a_token(status: int, started: bool) -> None:
+    """Its health is well while every answer fails (0.32): people would be sent there. A model that only embeds has no such route."""
+    with Answering(status) as server:
+        assert (prepared(server.server.server_port) == 0) is started
+    assert server.asked == [("/v1/completions", "Bearer secret", b'{"model": "lamp", "prompt": "a", "max_tokens": 1}')]
+
+
+def test_vllm_that_does_not_listen_yet_has_not_started() -> None:
+    """A startup probe asks from the first second on."""
+    with Answering(200) as server:
+        port = server.server.server_port
+    assert prepared(port) != 0
