@@ -128,7 +128,7 @@ ROOM = (
     Room("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", "RTX4090", 0.98, 2048, 0, f"{VLLM}/issues/13061", gib=8.69, tensor=2),
     Room("Qwen/Qwen2.5-32B-Instruct", "L40S", 0.9, 10_000, 256, f"{VLLM}/issues/15815", gib=7.71, blocks=3947, tensor=2),
     Room(
-        "deepseek-ai/DeepSeek-R1", "H200", 1.0, 2048, 0, f"{VLLM}/issues/13074 (H20 with H200's memory; its step is not published, 2048 is taken)", gib=97.29, tensor=8,
+        "deepseek-ai/DeepSeek-R1", "H200", 1.0, 2048, 0, f"{VLLM}/issues/13074 (H20 of 141 GB; its step is not told: 2048)", gib=97.29, tensor=8,
         pipeline=2, machines=2,
     ),
     Room("openai/gpt-oss-20b", "A100-80", 0.65, 2048, 256, "https://myoceane.fr/index.php/ai-vllm-a100-gemma-4/", gib=36.56),
