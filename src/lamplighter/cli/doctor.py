@@ -24,11 +24,12 @@ def doctor(
     """Examine this machine and this installation.
 
     What is well, what is not, and what to do. Changes nothing. Exit status 1 when something fails."""
+    from lamplighter.cli.kinds import engines
     from lamplighter.operations.doctor import examine
     from lamplighter.operations.findings import Verdict
 
     invocation = of(context)
-    findings = examine(invocation.folder, find(invocation, named))
+    findings = examine(invocation.folder, find(invocation, named), engines())
     failed = any(finding.verdict is Verdict.FAIL for finding in findings)
     if invocation.json:
         invocation.show({"ok": not failed, "checks": [asdict(finding) for finding in findings]})

@@ -14,23 +14,22 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
-
-from lamplighter.config import CommandPool, Config, ModelConfig, ProcessPool, StaticPool, defaults, load
+from lamplighter.config import Config, ModelConfig, ProcessPool, defaults, load
 from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
 from lamplighter.core.errors import ConfigError, LamplighterError, SourceError
+from lamplighter.engines.base import Engine
+from lamplighter.operations import federated, kubernetes_pools, servers
 from lamplighter.operations.client import Client
 from lamplighter.operations.cloud import examine as cloud_examine
 from lamplighter.operations.datafolder import DataFolder
 from lamplighter.operations.findings import Finding, Verdict
 from lamplighter.operations.shared import look_at_postgres, look_at_redis
-from lamplighter.providers.command import memory
 
 _FEW_BYTES = 2 * 10**9
 """Free disk below which the next model may not fit."""
@@ -43,12 +42,16 @@ class _Patient:
     folder: DataFolder
     config: Config | None
     """None: it cannot be read; then what depends on it is not examined."""
+    kinds: Mapping[str, Engine]
 
 
-def examine(folder: DataFolder, config_file: Path | None) -> list[Finding]:
-    """All findings, in the order in which a person should read them. Takes a few seconds, most of them for servers that do not answer."""
+def examine(folder: DataFolder, config_file: Path | None, kinds: Mapping[str, Engine]) -> list[Finding]:
+    """All findings, in the order in which a person should read them. Takes a few seconds, most of them for servers that do not answer.
+
+    `kinds`: every kind of engine, by its name in the configuration.
+    """
     config, configured = _read_config(config_file)
-    patient = _Patient(folder, config)
+    patient = _Patient(folder, config, kinds)
     return [configured, *(finding for check in CHECKS for finding in _guarded(check, patient))]
 
 
@@ -297,80 +300,28 @@ def _port(patient: _Patient) -> Iterator[Finding]:
 
 
 def _static(patient: _Patient) -> Iterator[Finding]:
-    for name, pool in patient.config.pools.items() if patient.config else ():
-        if not isinstance(pool, StaticPool):
-            continue
-        yield from _answers(f"pool {name}", name, pool)
-
-
-def _answers(
-    label: str, name: str, pool: StaticPool | CommandPool, silent: tuple[Verdict, str] | None = None
-) -> Iterator[Finding]:
-    """Whether the server at the pool's URL answers with its models. `silent`: what it means when it does not."""
-    try:
-        key = resolve(pool.key, where=f"pools.{name}.key") if pool.key else None
-    except ConfigError as error:
-        yield Finding(label, Verdict.FAIL, error.message, error.next_step)
-        return
-    try:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        answer = httpx.get(f"{pool.url}/v1/models", headers=headers, timeout=5)
-    except httpx.HTTPError as error:
-        if silent is not None:
-            verdict, meaning = silent
-            yield Finding(label, verdict, f"{pool.url}: {meaning}", "" if verdict is Verdict.OK else "Look at the machine.")
-            return
-        yield Finding(
-            label, Verdict.FAIL, f"{pool.url} does not answer: {error}", "Check that it runs and that its URL is right."
-        )
-        return
-    if answer.status_code in (401, 403):
-        yield Finding(label, Verdict.FAIL, f"{pool.url} refuses the key", f"Correct pools.{name}.key.")
-    elif answer.is_error:
-        yield Finding(label, Verdict.WARN, f"{pool.url} answers, but not with a list of models (HTTP {answer.status_code})")
-    else:
-        yield Finding(label, Verdict.OK, f"{pool.url} answers")
+    if patient.config is not None:
+        yield from servers.static(patient.config)
 
 
 def _command(patient: _Patient) -> Iterator[Finding]:
-    """Whether the commands of a machine can be run at all, and what it says now. Runs none of them: to look must not wake it."""
-    for name, pool in patient.config.pools.items() if patient.config else ():
-        if not isinstance(pool, CommandPool):
-            continue
-        label = f"pool {name}"
-        commands = {"wake": pool.wake, "sleep": pool.sleep} | ({"running": pool.running} if pool.running is not None else {})
-        missing = {f"pools.{name}.{verb}": one[0] for verb, one in commands.items() if _no_program(one)}
-        if missing:
-            where, program = next(iter(missing.items()))
-            yield Finding(
-                label, Verdict.FAIL, f"{where}: there is no program {program!r}", "Install it, or write its whole path."
-            )
-        remembered = memory.read(memory.place(patient.folder.root, name))
-        if remembered.trouble is not None:
-            yield Finding(
-                label,
-                Verdict.WARN,
-                f"the machine may still be on: {remembered.trouble}",
-                f"Try pools.{name}.sleep by hand, as the user that Lamplighter runs as.",
-            )
-        yield from _answers(label, name, pool, silent=_SILENT[remembered.woken_at is not None])
+    if patient.config is not None:
+        yield from servers.command(patient.config, patient.folder.root)
 
 
-_SILENT = {
-    False: (Verdict.OK, "it does not answer: asleep, until a model on it is asked for"),
-    True: (Verdict.WARN, "it was woken by Lamplighter, and does not answer"),
-}
-"""What silence means, by whether we woke it."""
-
-
-def _no_program(command: str | Sequence[str]) -> bool:
-    """Only a list of words can be judged: of a text the shell knows more than we do."""
-    return not isinstance(command, str) and shutil.which(command[0]) is None
+def _kubernetes(patient: _Patient) -> Iterator[Finding]:
+    if patient.config is not None:
+        yield from kubernetes_pools.examine(patient.config, patient.kinds)
 
 
 def _cloud(patient: _Patient) -> Iterator[Finding]:
     if patient.config is not None:
         yield from cloud_examine.examine(patient.config, patient.folder.root)
+
+
+def _federation(patient: _Patient) -> Iterator[Finding]:
+    if patient.config is not None:
+        yield from federated.examine(patient.config)
 
 
 def _models(patient: _Patient) -> Iterator[Finding]:
@@ -424,6 +375,6 @@ def _clock(patient: _Patient) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[_Patient], Iterable[Finding]], ...] = (
-    _python, _engine, _memory, _disk, _clock, _data_folder, _store, _redis, _server, _static, _command, _cloud, _models, _engines,
+    _python, _engine, _memory, _disk, _clock, _data_folder, _store, _redis, _server, _static, _command, _kubernetes, _cloud, _federation, _models, _engines,
 )  # fmt: skip
 """In the order in which they are shown, after the configuration."""

@@ -50,7 +50,7 @@ def snapshot(folder: DataFolder) -> dict[str, bytes]:
 def test_a_sound_installation_is_well(folder: DataFolder, config: Path) -> None:
     """A doctor that cries wolf is not believed."""
     before = snapshot(folder)
-    findings = examine(folder, config)
+    findings = examine(folder, config, {})
     assert not [finding for finding in findings if finding.verdict is Verdict.FAIL]
     assert {"python", "platform", "engine", "memory", "disk", "clock", "data folder", "store", "keys", "server", "config"} <= {
         finding.name for finding in findings
@@ -60,7 +60,7 @@ def test_a_sound_installation_is_well(folder: DataFolder, config: Path) -> None:
 
 def test_before_the_first_start_all_is_well(tmp_path: Path, config: Path) -> None:
     """Nothing exists yet, and that is no failure; nor is anything made."""
-    findings = examine(DataFolder(tmp_path / "none"), config)
+    findings = examine(DataFolder(tmp_path / "none"), config, {})
     assert not [finding for finding in findings if finding.verdict is Verdict.FAIL]
     assert not (tmp_path / "none").exists()
 
@@ -68,7 +68,7 @@ def test_before_the_first_start_all_is_well(tmp_path: Path, config: Path) -> Non
 def test_a_bad_configuration_is_found_and_the_rest_examined(folder: DataFolder, config: Path) -> None:
     """The configuration is not the only thing that can be wrong."""
     config.write_text("server: {port: no}\n")
-    findings = examine(folder, config)
+    findings = examine(folder, config, {})
     assert named(findings, "config").verdict is Verdict.FAIL
     assert "server.port" in named(findings, "config").message
     assert named(findings, "store").verdict is Verdict.OK
@@ -78,7 +78,7 @@ def test_a_readable_key_is_found(folder: DataFolder, config: Path) -> None:
     """Whoever can read the key can do everything."""
     folder.write_private(folder.cli_key, "lk-x")
     folder.cli_key.chmod(0o644)
-    finding = named(examine(folder, config), "data folder")
+    finding = named(examine(folder, config, {}), "data folder")
     assert finding.verdict is Verdict.FAIL
     assert "cli.key" in finding.message
     assert "chmod" in finding.next_step
@@ -87,14 +87,14 @@ def test_a_readable_key_is_found(folder: DataFolder, config: Path) -> None:
 def test_a_file_instead_of_the_folder_is_found(tmp_path: Path, config: Path) -> None:
     """The message of `up` is confirmed by the doctor."""
     (tmp_path / "data").write_text("")
-    assert named(examine(DataFolder(tmp_path / "data"), config), "data folder").verdict is Verdict.FAIL
+    assert named(examine(DataFolder(tmp_path / "data"), config, {}), "data folder").verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b""])
 def test_a_damaged_store_is_found(folder: DataFolder, config: Path, content: bytes) -> None:
     """A torn database explains everything else that fails."""
     folder.store.write_bytes(content)
-    finding = named(examine(folder, config), "store")
+    finding = named(examine(folder, config, {}), "store")
     assert finding.verdict is Verdict.FAIL
     assert "backup" in finding.next_step
 
@@ -104,7 +104,7 @@ def test_a_store_of_the_future_is_found(folder: DataFolder, config: Path) -> Non
     with sqlite3.connect(folder.store) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
-    finding = named(examine(folder, config), "store")
+    finding = named(examine(folder, config, {}), "store")
     assert finding.verdict is Verdict.FAIL
     assert "newer" in finding.message
 
@@ -114,14 +114,14 @@ def test_no_key_left_is_found(folder: DataFolder, config: Path) -> None:
     with sqlite3.connect(folder.store) as connection:
         connection.execute("UPDATE keys SET revoked_at = 1")
     connection.close()
-    assert named(examine(folder, config), "keys").verdict is Verdict.FAIL
+    assert named(examine(folder, config, {}), "keys").verdict is Verdict.FAIL
 
 
 def test_a_dead_server_is_found(folder: DataFolder, config: Path) -> None:
     """After `kill -9` the folder still names it."""
     folder.write_server(ServerInfo("http://127.0.0.1:1", 1, 0.0, ""))
     folder.write_private(folder.cli_key, "lk-x")
-    finding = named(examine(folder, config), "server")
+    finding = named(examine(folder, config, {}), "server")
     assert finding.verdict is Verdict.FAIL
     assert "lamplighter up" in finding.next_step
 
@@ -134,7 +134,7 @@ def test_an_occupied_port_is_found(folder: DataFolder, config: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         config.write_text(f"server: {{port: {taken.getsockname()[1]}}}\n")
-        finding = named(examine(folder, config), "port")
+        finding = named(examine(folder, config, {}), "port")
     assert finding.verdict is Verdict.FAIL
     assert "--port" in finding.next_step
 
@@ -149,7 +149,7 @@ def test_machines_that_are_woken_by_commands_are_judged_without_waking_them(fold
         "  stuck: {kind: command, url: 'http://127.0.0.1:1', wake: w, sleep: s}\n"
     )
     memory.write(memory.place(folder.root, "stuck"), memory.Memory(woken_at=1.0, failures=2, trouble="The sleep command failed."))
-    findings = examine(folder, config)
+    findings = examine(folder, config, {})
     assert named(findings, "pool desk").verdict is Verdict.OK
     assert "asleep" in named(findings, "pool desk").message
     assert named(findings, "pool typo").verdict is Verdict.FAIL
@@ -165,7 +165,7 @@ def test_static_pools_are_asked(folder: DataFolder, config: Path) -> None:
         "server: {port: 39999}\npools:\n  gone: {kind: static, url: 'http://127.0.0.1:1'}\n"
         "  locked: {kind: static, url: 'http://127.0.0.1:1', key: 'env:LAMPLIGHTER_TEST_NO_SUCH'}\n"
     )
-    findings = examine(folder, config)
+    findings = examine(folder, config, {})
     assert "does not answer" in named(findings, "pool gone").message
     assert "is not set" in named(findings, "pool locked").message
 
@@ -177,7 +177,7 @@ def test_models_that_can_never_load_are_found(folder: DataFolder, config: Path, 
         f"models:\n  a: {{engine: llamacpp, pool: here, source: 'file:{tmp_path}/none.gguf'}}\n"
         "  b: {engine: llamacpp, pool: here, source: bundled}\n"
     )
-    findings = examine(folder, config)
+    findings = examine(folder, config, {})
     assert named(findings, "model a").verdict is Verdict.FAIL
     assert named(findings, "model b").verdict is Verdict.OK
 
@@ -190,7 +190,7 @@ def test_a_model_larger_than_memory_is_found(folder: DataFolder, config: Path, t
     config.write_text(
         f"server: {{port: 39999}}\npools: {{here: {{kind: process}}}}\nmodels: {{h: {{engine: llamacpp, pool: here, source: 'file:{huge}'}}}}\n"
     )
-    finding = named(examine(folder, config), "memory")
+    finding = named(examine(folder, config, {}), "memory")
     assert finding.verdict is Verdict.FAIL
     assert "h (4398.0 GB)" in finding.message
 
@@ -201,7 +201,7 @@ def test_the_last_failure_of_an_engine_is_told(folder: DataFolder, config: Path)
     run.mkdir(parents=True)
     (run / "state.json").write_text('{"failure": "out_of_memory", "detail": "It needs 9 GB."}')
     (folder.engines / "prc_2").mkdir()
-    finding = named(examine(folder, config), "engine logs")
+    finding = named(examine(folder, config, {}), "engine logs")
     assert "It needs 9 GB." in finding.message
     assert str(run / "engine.log") in finding.next_step
 
@@ -213,7 +213,7 @@ def test_a_check_that_breaks_is_a_finding(folder: DataFolder, config: Path, monk
         raise RuntimeError("oh")
 
     monkeypatch.setattr(doctor, "CHECKS", (broken, *doctor.CHECKS))
-    findings = examine(folder, config)
+    findings = examine(folder, config, {})
     assert named(findings, "broken").verdict is Verdict.WARN
     assert named(findings, "store").verdict is Verdict.OK
 
@@ -223,5 +223,5 @@ def test_everything_unwell_has_a_next_step(folder: DataFolder, config: Path) -> 
     folder.store.write_bytes(b"x" * 5000)
     folder.root.chmod(0o755)
     folder.write_server(ServerInfo("http://127.0.0.1:1", 1, 0.0, ""))
-    for finding in examine(folder, config):
+    for finding in examine(folder, config, {}):
         assert finding.verdict is Verdict.OK or finding.next_step, finding
