@@ -17,14 +17,16 @@ from lamplighter.cli import (
     chat,
     check,
     cloud,
+    cluster,
     config,
     dev,
     doctor,
+    federation,
     keys,
     login,
     mesh,
+    migrate,
     models,
-    models_switch,
     status,
     up,
     usage,
@@ -43,23 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for group in (
-    up,
-    dev,
-    status,
-    chat,
-    check,
-    wake,
-    models,
-    models_switch,
-    keys,
-    usage,
-    mesh,
-    login,
-    cloud,
-    config,
-    doctor,
-    version,
-):
+    up, dev, status, chat, check, wake, models, keys, usage, mesh, login, cloud, cluster, federation, migrate, config, doctor, version,
+):  # fmt: skip
     group.register(app)
 
 EXIT_CODES = {

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from lamplighter.cli import models_fit, models_pull, models_render
+from lamplighter.cli import models_fit, models_pull, models_render, models_switch
 from lamplighter.cli.config import ConfigOption, read
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
 from lamplighter.cli.words import doing, size
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the group to the program, and `fit`, which is about models too."""
     models_pull.register(models)
     models_render.register(models)
+    models_switch.register(models)
     app.add_typer(models, name="models")
     models_fit.register(app)
 

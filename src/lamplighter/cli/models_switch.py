@@ -7,7 +7,6 @@ from urllib.parse import quote
 import typer
 
 from lamplighter.cli.invocation import DataOption, Invocation, JsonOption, KeyOption, UrlOption, of, table
-from lamplighter.cli.models import models
 from lamplighter.cli.words import ago, span
 from lamplighter.core.errors import LamplighterError
 from lamplighter.core.units import Duration
@@ -54,7 +53,7 @@ def _share(text: str) -> float:
         raise typer.BadParameter(f"write a percent such as 2%; got {text!r}") from None
 
 
-def register(_: typer.Typer) -> None:
+def register(models: typer.Typer) -> None:
     """Add the command to the group `models`."""
     models.command("switch")(switch)
 
