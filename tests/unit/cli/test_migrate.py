@@ -6,8 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lamplighter.cli import migrate
 from lamplighter.cli.invocation import Invocation
