@@ -28,6 +28,31 @@ MODELS = {
 }
 
 
+RULES: list[dict[str, Any]] = [
+    {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
+    {"apiGroups": ["apps"], "resources": ["deployments/scale", "statefulsets/scale"], "verbs": ["get", "patch", "update"]},
+    {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create", "patch"]},
+    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "patch"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "patch", "delete"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch"]},
+]  # fmt: skip
+"""The keeper's, as the chart makes it: nothing in the whole cluster."""
+
+
+def role(namespace: str, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A Role for the account `keeper`, and its binding."""
+    group, meta = "rbac.authorization.k8s.io", {"name": "keeper", "namespace": namespace}
+    return [
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": meta,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "keeper"},
+            "subjects": [{"kind": "ServiceAccount", "name": "keeper", "namespace": namespace}],
+        },
+    ]  # fmt: skip
+
+
 class PodEngineKind(FakeEngineKind):
     """The pretended engine, in a container."""
 

@@ -50,8 +50,8 @@ STALE = 30.0
 """Seconds for which a watch may be broken before what it knew is worth nothing."""
 FIRST = 10.0
 """Seconds for which the first look of an object's life waits for the cluster."""
-APPEAR = 1.2
-"""Seconds for which a launch waits for its pods to be made, so that they are told from the first look on."""
+APPEAR = 1.4
+"""Seconds after its beginning until which a launch waits for its pods to be made, so that they are told from the first look on."""
 RENEW_EVERY = 60.0
 REMEMBERED = 600.0
 """Seconds for which the end of a pod that nobody doomed is told."""
@@ -122,6 +122,7 @@ class KubernetesProvider:
 
     async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
         """Write what is missing and end the doomed, model by model. Raises ProviderError when nothing at all could be done."""
+        until = self._clock.monotonic() + APPEAR
         async with self._lock:
             cluster = await self._ready()
             for one in doomed:
@@ -132,7 +133,7 @@ class KubernetesProvider:
             self._doomed |= doomed & known
             self._memory.follow(pods)
             tasks = self._orders(pods, desired, doomed)
-            done, problems = await self._carry_out(cluster, tasks)
+            done, problems = await self._carry_out(cluster, tasks, until)
             if problems and not done:
                 raise next(iter(problems.values()))
             for task in tasks:
@@ -317,8 +318,8 @@ class KubernetesProvider:
                 tasks.append(Task(model, wanted, mine, gone, dead, forgone.get(model, 0)))
         return tasks
 
-    async def _carry_out(self, cluster: Cluster, tasks: Sequence[Task]) -> tuple[int, dict[str, ProviderError]]:
-        """How many were done, and what prevented the others."""
+    async def _carry_out(self, cluster: Cluster, tasks: Sequence[Task], until: float) -> tuple[int, dict[str, ProviderError]]:
+        """How many were done, and what prevented the others. `until`: how long pods that are made may be waited for."""
         done, problems = 0, dict[str, ProviderError]()
         for task in tasks:
             by_uid = {uid(pod): pod for pod in task.pods}
@@ -338,10 +339,10 @@ class KubernetesProvider:
             done += 1
             if workload is not None:
                 self._mirrors["workloads"].put(workload)
-                await self._await_pods(workload, by_uid)
+                await self._await_pods(workload, by_uid, until)
         return done, problems
 
-    async def _await_pods(self, workload: Manifest, before: Mapping[str, Manifest]) -> None:
+    async def _await_pods(self, workload: Manifest, before: Mapping[str, Manifest], until: float) -> None:
         """Wait a moment for the pods that were asked for, so that the next look tells them."""
         if _replicas(workload) <= sum(_active(pod) for pod in before.values()):
             return
@@ -349,7 +350,7 @@ class KubernetesProvider:
         def met(pods: Mapping[str, Manifest]) -> bool:
             return len([pod for pod in self._of(workload, pods) if _active(pod) and serves(pod)]) >= _replicas(workload)
 
-        await self._mirrors["pods"].until(met, APPEAR)
+        await self._mirrors["pods"].until(met, until - self._clock.monotonic())
 
     def _remember(self, task: Task, error: ProviderError) -> None:
         """A launch that was refused while another was not: told as ended."""

@@ -15,7 +15,7 @@ from lamplighter.providers.kubernetes.client import Access
 from lamplighter.testing.kubernetes.cluster import FakeCluster
 from lamplighter.testing.kubernetes.controllers import Controllers
 from lamplighter.testing.kubernetes.kubelet import Kubelet
-from tests.contract.kubernetes_world import MODELS, NAMESPACE, FakeWorld, KubernetesWorld, fake_world, pool
+from tests.contract.kubernetes_world import MODELS, NAMESPACE, RULES, FakeWorld, KubernetesWorld, fake_world, pool, role
 
 NAME = names.workload_name("gpu", "one")
 
@@ -191,29 +191,11 @@ async def test_no_cluster_at_all_is_said_with_the_fix(tmp_path: Any) -> None:
 
 # --- permissions ------------------------------------------------------------------------------------------------------------------------------
 
-RULES: list[dict[str, Any]] = [
-    {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
-    {"apiGroups": ["apps"], "resources": ["deployments/scale", "statefulsets/scale"], "verbs": ["get", "patch", "update"]},
-    {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create", "patch"]},
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "patch"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "patch", "delete"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch"]},
-]  # fmt: skip
-"""The keeper's, as the chart makes it: nothing in the whole cluster."""
 
-
-def grant(cluster: FakeCluster, rules: list[dict[str, Any]]) -> None:
+def grant(world: FakeWorld, rules: list[dict[str, Any]]) -> None:
     """Give the keeper's account these, and nothing else."""
-    meta = {"name": "keeper", "namespace": NAMESPACE}
-    cluster.apply({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta, "rules": rules})
-    cluster.apply(
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "keeper"},
-            "subjects": [{"kind": "ServiceAccount", "name": "keeper", "namespace": NAMESPACE}],
-        }
-    )  # fmt: skip
+    for manifest in role(NAMESPACE, rules):
+        world.cluster.apply(manifest)
 
 
 @pytest.fixture
@@ -234,7 +216,7 @@ async def guarded() -> AsyncIterator[FakeWorld]:
 
 async def test_the_role_of_the_chart_is_enough(guarded: FakeWorld) -> None:
     """A keeper that needs more than it is given works on the developer's machine alone."""
-    grant(guarded.cluster, RULES)
+    grant(guarded, RULES)
     (one,) = await guarded.wake()
     await guarded.provider.scale(Desired({}), frozenset({one.handle}))
     assert not await guarded.until(lambda seen: not seen)
@@ -253,7 +235,7 @@ async def test_a_denied_call_names_the_rule_that_is_missing(guarded: FakeWorld, 
     rules = [
         {**rule, "verbs": [one for one in rule["verbs"] if not (resource in rule["resources"] and one == verb)]} for rule in RULES
     ]
-    grant(guarded.cluster, rules)
+    grant(guarded, rules)
     with pytest.raises(ProviderError) as raised:
         await guarded.provider.scale(Desired({"one": 1}), frozenset())
     assert f"system:serviceaccount:{NAMESPACE}:keeper may not {verb}" in raised.value.message
@@ -263,7 +245,7 @@ async def test_a_denied_call_names_the_rule_that_is_missing(guarded: FakeWorld, 
 
 async def test_logs_and_events_may_be_denied(guarded: FakeWorld) -> None:
     """Where they are refused, a wake still works: only its words are fewer."""
-    grant(guarded.cluster, [rule for rule in RULES if rule["resources"] not in (["pods/log"], ["events"])])
+    grant(guarded, [rule for rule in RULES if rule["resources"] not in (["pods/log"], ["events"])])
     await guarded.wake()
 
 
