@@ -5,6 +5,10 @@ Long: it needs a real control plane (tests/cluster_lab). Nothing runs there: the
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +40,7 @@ from lamplighter.providers.kubernetes.kinds import (
 from tests.cluster_lab.control_plane import ControlPlane
 from tests.cluster_lab.lent import LentCluster
 from tests.journeys.cluster import charts
+from tests.journeys.harness import eventually
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 SPACES = {part.namespace for part in PARTS}
@@ -237,3 +242,41 @@ def test_a_chart_that_is_not_in_the_folder_is_named(bench: Bench) -> None:
         bench.bring("--only", "ingress")
     assert "no chart traefik" in failed.value.message
     assert "helm pull traefik --repo https://traefik.github.io/charts --version" in failed.value.next_step
+
+
+def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(bench: Bench) -> None:
+    """A person who sees that it hangs would wait a quarter of an hour for their shell."""
+    values = bench.folder / "hangs.yaml"
+    values.write_text("ingress: {hangs: true}\n")
+    program = (
+        "import sys, typer\nfrom lamplighter.cli import cluster\nfrom lamplighter.cli.invocation import Invocation\n"
+        "app = typer.Typer()\ncluster.register(app)\napp.command('other')(lambda: None)\napp(sys.argv[1:], obj=Invocation())\n"
+    )
+    words: list[str | Path] = [
+        "cluster",
+        "install",
+        "--yes",
+        "--only",
+        "ingress",
+        "--charts",
+        bench.charts,
+        "--values",
+        values,
+        "--kubeconfig",
+        bench.kubeconfig,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words, "--data", bench.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        eventually(lambda: bench.listed(DEPLOYMENT, "traefik"), what="Helm is at it")
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - begun < 20
+        assert process.returncode != 0
+    finally:
+        process.kill()
+    assert bench.states()["ingress"] in ("failed", "starting")
+    assert bench.bring("--only", "ingress")["ingress"] == "mend"
+    assert bench.states()["ingress"] == "ready"

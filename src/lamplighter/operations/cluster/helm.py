@@ -4,8 +4,9 @@ Each release of ours carries three labels: its part, the chart's version, and a 
 whether anything would change. Not responsible for which releases there should be (`plan`).
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,6 +72,10 @@ class Releases(Protocol):
         """Remove it and wait until its workloads are gone."""
         ...
 
+    def stop(self) -> None:
+        """End the installation or upgrade that is under way in another thread: its call then raises HelmFailed, soon."""
+        ...
+
 
 class Helm:
     """`Releases` by Helm's library. `charts`: a folder with the charts, for clusters without the internet; None: their own repositories."""
@@ -80,6 +85,11 @@ class Helm:
         self._access = access
         self._charts = charts
         self._timeout = timeout
+        self._under_way: helm_python.HelmContext | None = None
+
+    def stop(self) -> None:
+        if (context := self._under_way) is not None:
+            context.cancel()
 
     def list(self) -> Sequence[Release]:
         with self._config("default") as config:
@@ -87,20 +97,20 @@ class Helm:
         return [_release(one) for one in found]
 
     def install(self, part: Part, values: Mapping[str, Any], digest: str) -> None:
-        with self._config(part.namespace) as config:
+        with self._config(part.namespace) as config, self._stoppable() as context:
             self._ask(
                 lambda: config.install(
-                    self._chart(part.chart), part.release, dict(values), wait="watcher", timeout=self._timeout,
+                    self._chart(part.chart), part.release, dict(values), context=context, wait="watcher", timeout=self._timeout,
                     **self._told(part, digest), **self._source(part.chart),
                 )
             )  # fmt: skip
 
     def upgrade(self, part: Part, values: Mapping[str, Any], digest: str) -> None:
-        with self._config(part.namespace) as config:
+        with self._config(part.namespace) as config, self._stoppable() as context:
             self._ask(
                 lambda: config.upgrade(
-                    self._chart(part.chart), part.release, dict(values), wait="watcher", timeout=self._timeout, reset_values=True,
-                    max_history=HISTORY, **self._told(part, digest), **self._source(part.chart),
+                    self._chart(part.chart), part.release, dict(values), context=context, wait="watcher", timeout=self._timeout,
+                    reset_values=True, max_history=HISTORY, **self._told(part, digest), **self._source(part.chart),
                 )
             )  # fmt: skip
 
@@ -111,6 +121,15 @@ class Helm:
     def uninstall(self, part: Part) -> None:
         with self._config(part.namespace) as config:
             self._ask(lambda: config.uninstall(part.release, ignore_not_found=True, wait="watcher", timeout=self._timeout))
+
+    @contextlib.contextmanager
+    def _stoppable(self) -> "Iterator[helm_python.HelmContext]":
+        with self._library.HelmContext() as context:
+            self._under_way = context
+            try:
+                yield context
+            finally:
+                self._under_way = None
 
     def _config(self, namespace: str) -> "helm_python.Config":
         access = self._access
@@ -148,7 +167,7 @@ class Helm:
     def _told(part: Part, digest: str) -> dict[str, Any]:
         return {"labels": {PART: part.name, DIGEST: digest}, "description": "lamplighter cluster"}
 
-    def _ask(self, call: "Any") -> Any:
+    def _ask(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except self._library.HelmError as error:

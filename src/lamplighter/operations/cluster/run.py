@@ -54,6 +54,9 @@ async def install(cluster: Cluster, releases: Releases, steps: Sequence[Step], t
         await _namespace(cluster, step.part, clock or SystemClock())
         try:
             await asyncio.to_thread(_bring, releases, step)
+        except asyncio.CancelledError:
+            releases.stop()  # else the program would wait for Helm, which waits for pods
+            raise
         except HelmFailed as error:
             raise _failed(step, error) from error
         tell(step, "done")

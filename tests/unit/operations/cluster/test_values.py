@@ -6,6 +6,7 @@ import pytest
 
 from lamplighter.operations.cluster import values
 from lamplighter.operations.cluster.errors import ClusterError
+from tests.chart.rendering import render
 
 
 def test_a_person_wins_key_by_key(tmp_path: Path) -> None:
@@ -43,6 +44,16 @@ def test_a_file_that_would_do_nothing_is_refused(tmp_path: Path, text: str, said
         values.read(file)
     with pytest.raises(ClusterError, match="cannot be read"):
         values.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("monitors", [False, True])
+@pytest.mark.parametrize("federation", [False, True])
+def test_lamplighters_own_chart_takes_what_it_is_given(monitors: bool, federation: bool) -> None:
+    """The last part of the installation would be refused by its own schema, after ten minutes of all the others."""
+    whole = values.complete({}, monitors=monitors, liqo=None, federation=federation)["lamplighter"]
+    kinds = {document["kind"] for document in render(whole)}
+    assert "StatefulSet" in kinds
+    assert ({"ServiceMonitor", "PrometheusRule"} <= kinds) is monitors
 
 
 def test_prometheus_keeps_less_than_its_volume_holds() -> None:
