@@ -174,8 +174,10 @@ class Passage:
 
     def _wait(self, what: str, peer: PeerStatus) -> None:
         self.detail = what
-        if self._began is not None and self._country.clock.monotonic() - self._began > JOIN_LIMIT:
-            self._fail(peer, f"not within {JOIN_LIMIT:.0f} s: {what}")
+        # Before the wake's own deadline, which would only say that it is over.
+        limit = min(JOIN_LIMIT, float(self._country.config.boot_deadline) / 2)
+        if self._began is not None and self._country.clock.monotonic() - self._began > limit:
+            self._fail(peer, f"not within {limit:.0f} s: {what}")
 
     def _fail(self, peer: PeerStatus, what: str | None = None) -> None:
         sentence = f"{what or peer.detail or peer.reason or peer.state} {peer.next_step}".strip()
