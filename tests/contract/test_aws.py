@@ -435,3 +435,45 @@ def assignments(world: AwsWorld) -> list[str]:
 
 def certificate_of(world: AwsWorld, handle: str) -> str:
     return world.aws.instance(world.instance(handle)).tags["lamplighter:certificates"].split("/")[0]
+
+
+async def test_a_parting_machine_counts_for_nothing_and_lives_on_its_last_lease(world: AwsWorld) -> None:
+    """Whoever still needs it for a moment may hang: neither may its successor wait for that, nor the bill."""
+    await world.provider.scale(Desired({"one": 1}), frozenset())
+    (old,) = await world.until(ready)
+    instance = world.instance(old.handle)
+    await world.provider.scale(Desired({"one": 1}), frozenset(), frozenset({old.handle}))
+    await world.until(lambda seen: len([one for one in seen if one.endpoint is not None]) == 2)
+    assert instance in world.live(), "it is not ended yet"
+    await eventually_renewed(world, lambda: instance not in world.live())
+    assert world.node(old.handle).ended == "lease", "although a keeper renewed all the time"
+
+
+async def test_a_parting_machine_ends_as_soon_as_it_is_released(world: AwsWorld) -> None:
+    """A machine that nobody needs any more bills for as long as its last lease lasts."""
+    await world.provider.scale(Desired({"one": 1}), frozenset())
+    (one,) = await world.until(ready)
+    await world.provider.scale(Desired({}), frozenset(), frozenset({one.handle}))
+    await world.provider.release(frozenset({one.handle}))
+    assert not await world.until(lambda seen: not seen)
+    assert not world.live()
+    assert world.node(one.handle).ended != "lease"
+
+
+async def test_a_provider_that_closes_ends_what_was_parting(world: AwsWorld) -> None:
+    """The keeper ends with everything that it was ending: the next one may never come."""
+    await world.provider.scale(Desired({"one": 1}), frozenset())
+    (one,) = await world.until(ready)
+    await world.provider.scale(Desired({}), frozenset(), frozenset({one.handle}))
+    await world.provider.close()
+    await eventually(lambda: not world.live())
+    assert world.node(one.handle).ended != "lease"
+
+
+async def eventually_renewed(world: AwsWorld, met: Callable[[], object]) -> None:
+    """While a keeper goes on renewing."""
+    end = time.monotonic() + 20
+    while not met():
+        assert time.monotonic() < end
+        await world.provider.renew()
+        await asyncio.sleep(0.2)

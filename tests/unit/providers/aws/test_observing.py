@@ -189,3 +189,19 @@ def test_messages_that_come_late_or_twice_change_nothing() -> None:
     assert set(node.reports) == {"boot"}
     node.told({"kind": "stage", "name": "pull", "state": "fail", "at": 4.0, "reason": "disk_full", "detail": "No room."})
     assert node.failure == NodeFailure(WakeFailure.DISK_FULL, "No room.")
+
+
+def test_a_node_with_another_duty_tells_its_own_stages_and_is_no_endpoint() -> None:
+    """The gateway would send a request to a machine on which nothing listens."""
+    names = ("boot", "mesh", "cluster")
+    node = ready()
+    node.reports = {name: NodeStage(name, NOW - 80 + 10 * at, NOW - 70 + 10 * at) for at, name in enumerate(names)}
+    (one,) = observations(
+        Picture(NOW, (), (MACHINE,)), {"i-1": node}, (), NOW,
+        key=lambda _: "key", rate=lambda _: None, ended_since={}, names=names, serves=False,
+    )  # fmt: skip
+    assert [stage.name for stage in one.stages] == ["capacity", *names]
+    assert one.stages[-1].ended_at is not None
+    assert one.endpoint is None
+    node.ready_at = None
+    assert stages(MACHINE, node, NOW, names)[-1].ended_at is None, "its last stage ends when it says that it is ready"
