@@ -40,12 +40,12 @@ def render(
         typer.Option(
             "--ecr",
             metavar="REGISTRY",
-            help="Also a CronJob that keeps the pull secret `--ecr-secret` for this ECR registry fresh.",
+            help="Instead: a CronJob that keeps the pull secret --ecr-secret for this ECR registry fresh.",
         ),
     ] = None,
     ecr_secret: Annotated[str, typer.Option("--ecr-secret", metavar="NAME", help="Name of that Secret.")] = "ecr",  # noqa: S107 - a name
     janitor: Annotated[
-        bool, typer.Option("--janitor", help="Also a CronJob that puts to sleep what no keeper has looked after for a while.")
+        bool, typer.Option("--janitor", help="Instead: a CronJob that puts to sleep what no keeper has looked after for a while.")
     ] = False,
     data: DataOption = None,
     named: ConfigOption = None,
@@ -61,7 +61,7 @@ def render(
     tree, _ = read(invocation, named)
     pools = _pools(tree, pool or [])
     found: list[dict[str, Any]] = []
-    for title, settings in pools.items():
+    for title, settings in pools.items() if ecr is None and not janitor else ():
         found += _manifests(tree, title, settings, set(model or []), namespace)
     if model and (missing := set(model) - {one for one, config in tree.models.items() if config.pool in pools}):
         raise ConfigError(f"There is no model {', '.join(sorted(missing))} in a Kubernetes pool.", where="models")
@@ -75,7 +75,8 @@ def render(
         return
     import yaml
 
-    print(_HEAD + yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True, width=120), end="")
+    head = _HEAD if ecr is None and not janitor else "# Made by `lamplighter models render`.\n"
+    print(head + yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True, width=120), end="")
 
 
 def _pools(tree: "Config", wanted: list[str]) -> "dict[str, KubernetesPool]":
