@@ -5,11 +5,12 @@ Not responsible for pods.
 
 import base64
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lamplighter.federation import names
 from lamplighter.federation.reach import condition, deleting, labels, name_of, status
-from lamplighter.providers.kubernetes.kinds import NAMESPACE, NODE, SECRET, Manifest
+from lamplighter.providers.kubernetes.kinds import LEASE, NAMESPACE, NODE, SECRET, Manifest
 from lamplighter.testing.liqo.member import Member, owned_by, peer_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ CHECKER_HELD = "api-server-checker.liqo.io/finalizer"
 _KINDS = (
     names.CONFIGURATION, names.CONNECTION, names.GATEWAY_CLIENT, names.GATEWAY_SERVER, names.TENANT, names.IDENTITY, names.VIRTUAL_NODE,
 )  # fmt: skip
+_PRETENDED = base64.b64encode(b"pretended").decode()
+_BEAT = 8.0
 _DEFAULTS = {"cpu": "4", "memory": "8Gi", "pods": "110", "ephemeral-storage": "20Gi"}
 
 
@@ -155,11 +158,7 @@ async def _answer(member: Member, one: Manifest) -> None:
     before = [(told.get("type"), told.get("status")) for told in status(one).get("conditions") or ()]
     if before == [(told["type"], told["status"]) for told in conditions] and status(one).get("resources") == granted:
         return
-    auth = {
-        "apiServer": f"https://{member.id}.cluster.invalid:6443",
-        "ca": "",
-        "signedCRT": base64.b64encode(b"pretended").decode(),
-    }
+    auth = {"apiServer": f"https://{member.id}.cluster.invalid:6443", "ca": _PRETENDED, "signedCRT": _PRETENDED}
     told = {
         "conditions": conditions,
         "authParams": auth,
@@ -236,6 +235,8 @@ async def _tell_node(liqo: "FakeLiqo", member: Member, virtual: Manifest, node: 
         ready, reason = "Unknown", "NodeStatusUnknown"
         if peer is not None and not liqo.noticed(peer):
             return
+    if ready == "True":
+        await _beat(member, name_of(node))
     told = condition(node, "Ready")
     if told.get("status") == ready and status(node).get("allocatable") == amounts:
         return
@@ -244,6 +245,18 @@ async def _tell_node(liqo: "FakeLiqo", member: Member, virtual: Manifest, node: 
         {"type": "NetworkUnavailable", "status": "False" if tunnel else "True", "reason": "LiqoNetworking", "message": "", "lastTransitionTime": moment()},
     ]  # fmt: skip
     await member.tell(NODE, name_of(node), {"capacity": amounts, "allocatable": amounts, "conditions": conditions})
+
+
+async def _beat(member: Member, node: str) -> None:
+    """The node's heartbeat, as a kubelet gives it: a real control plane takes a silent node for lost after 40 s."""
+    space, now = "kube-node-lease", datetime.now(UTC)
+    lease = await member.client.get_or_none(LEASE, node, space)
+    text = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if lease is None:
+        spec = {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": text}
+        await member.make(LEASE, {"metadata": {"name": node}, "spec": spec}, space)
+    elif (now - datetime.fromisoformat(str((lease.get("spec") or {}).get("renewTime")))).total_seconds() > _BEAT:
+        await member.change(LEASE, lease, {"spec": {"renewTime": text}})
 
 
 _WORDS = {
@@ -262,6 +275,8 @@ async def _remove_node(liqo: "FakeLiqo", member: Member, virtual: Manifest, node
         if await liqo.drain(member, name_of(node), lost):
             return
         await member.delete(NODE, node)
+        if (lease := await member.client.get_or_none(LEASE, name_of(node), "kube-node-lease")) is not None:
+            await member.delete(LEASE, lease)
         return
     for mapped in await member.all(names.NAMESPACE_MAP, virtual["metadata"]["namespace"]):
         await member.delete(names.NAMESPACE_MAP, mapped)
