@@ -1,14 +1,23 @@
 """Single objects of the chart where a detail decides whether it works: drains, migrations, secrets, caches, the test pod, priorities."""
 
 import base64
+import shutil
+import socket
+import subprocess
+import tarfile
+from pathlib import Path
 from typing import Any
 
+import helm_python
 import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from lamplighter.config import parse
 from lamplighter.core.units import Duration
 from tests.chart.matrix import VLLM, Values, combined
-from tests.chart.rendering import NAMESPACE, of, one, render
+from tests.chart.rendering import CHART, NAMESPACE, of, one, render
 
 DISTRIBUTED: Values = {"mode": "distributed", "postgresql": {"mode": "embedded"}}
 EXTERNAL: Values = {"mode": "distributed", "postgresql": {"mode": "external", "external": {"existingSecret": "db"}}}
@@ -250,6 +259,54 @@ def test_the_programs_options_exist() -> None:
     ):
         said = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [words, "--help"]).output
         assert all(option in said for option in wanted), said
+
+
+def test_the_embedded_redis_wants_the_password_and_keeps_nothing(tmp_path: Path) -> None:
+    """The command is a line of shell: run here as it stands, with the folders of this test."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    documents = render({"redis": {"mode": "embedded", "embedded": {"maxMemory": "32mb"}}})
+    (container,) = one(documents, "StatefulSet", "lamplighter-redis")["spec"]["template"]["spec"]["containers"]
+    shell, option, line = container["command"]
+    password = tmp_path / "password"
+    password.write_text("s3cret", encoding="utf-8")
+    line = line.replace("/tmp", str(tmp_path)).replace("/etc/redis-secret/password", str(password))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [shell, option, f"{line} --bind 127.0.0.1 --port {port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        known = redis.Redis(host="127.0.0.1", port=port, password="s3cret", retry=Retry(ConstantBackoff(0.05), 100))
+        assert known.ping()
+        assert known.config_get("maxmemory*")["maxmemory-policy"] == "volatile-ttl"
+        assert known.config_get("maxmemory")["maxmemory"] == str(32 * 2**20)
+        assert known.config_get("save")["save"] == ""
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(host="127.0.0.1", port=port).ping()
+        known.close()
+        process.terminate()  # it must reach the server itself, not a shell around it
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_the_package_holds_what_the_templates_read(tmp_path: Path) -> None:
+    """A chart that works from the repository and not from its archive is found out by everybody but us."""
+    archive = Path(helm_python.package(CHART, destination=tmp_path))
+    with tarfile.open(archive) as packed:
+        names = {name.removeprefix("lamplighter/") for name in packed.getnames()}
+    assert {
+        "values.schema.json",
+        "README.md",
+        "files/rules/lamplighter.yaml",
+        "files/ecr_pull_secret.py",
+        "templates/NOTES.txt",
+    } <= names
+    assert not [name for name in names if name.startswith("examples")]
+    assert archive.stat().st_size < 200_000
 
 
 def test_priorities_order_serving_before_models() -> None:
