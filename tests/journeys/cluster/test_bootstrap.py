@@ -5,6 +5,7 @@ Long: it needs a real control plane (tests/cluster_lab). Nothing runs there: the
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,12 @@ from tests.journeys.cluster import charts
 from tests.journeys.harness import eventually
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+PROGRAM = (
+    "import sys\nfrom lamplighter.cli import cluster, main\n"
+    "any(group.name == 'cluster' for group in main.app.registered_groups) or cluster.register(main.app)\n"
+    "sys.exit(main.run(sys.argv[1:]))\n"
+)
+"""The program, also while `lamplighter.cli.main` does not register the group."""
 SPACES = {part.namespace for part in PARTS}
 
 
@@ -244,14 +251,24 @@ def test_a_chart_that_is_not_in_the_folder_is_named(bench: Bench) -> None:
     assert "helm pull traefik --repo https://traefik.github.io/charts --version" in failed.value.next_step
 
 
+def test_without_the_internet_the_folder_of_charts_is_named(bench: Bench) -> None:
+    """A name that cannot be looked up says nothing about what to do instead; and nothing of it may be left."""
+    proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "cluster", "install", "--yes", "--only", "ingress", "--kubeconfig", bench.kubeconfig, "--data", bench.folder],
+        env={**os.environ, **proxy}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "--charts" in done.stderr
+    assert "traefik" in [one["metadata"]["name"] for one in bench.listed(NAMESPACE)]
+    bench.say("uninstall", "--yes", "--timeout", "30")
+    assert "traefik" not in [one["metadata"]["name"] for one in bench.listed(NAMESPACE)]
+
+
 def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(bench: Bench) -> None:
     """A person who sees that it hangs would wait a quarter of an hour for their shell."""
     values = bench.folder / "hangs.yaml"
     values.write_text("ingress: {hangs: true}\n")
-    program = (
-        "import sys, typer\nfrom lamplighter.cli import cluster\nfrom lamplighter.cli.invocation import Invocation\n"
-        "app = typer.Typer()\ncluster.register(app)\napp.command('other')(lambda: None)\napp(sys.argv[1:], obj=Invocation())\n"
-    )
     words: list[str | Path] = [
         "cluster",
         "install",
@@ -266,7 +283,7 @@ def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(bench: Bench) -> None:
         bench.kubeconfig,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *words, "--data", bench.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, *words, "--data", bench.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         eventually(lambda: bench.listed(DEPLOYMENT, "traefik"), what="Helm is at it")

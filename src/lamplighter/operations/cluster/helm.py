@@ -26,6 +26,10 @@ TIMEOUT = 900
 """Seconds for one part, its images' download included."""
 HISTORY = 5
 _SAID = 1200
+_UNREACHABLE = ("chart repository", "failed to do request", "no such host")
+_OFFLINE = (
+    "Charts are downloaded from where their projects publish them; without the internet, give a folder with them: --charts."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +174,11 @@ class Helm:
     def _ask(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
+        except (self._library.HelmRepoError, self._library.HelmRegistryError) as error:
+            raise HelmFailed(str(error)[:_SAID], next_step=_OFFLINE) from error
         except self._library.HelmError as error:
-            raise HelmFailed(str(error)[:_SAID]) from error
+            unreachable = any(sign in str(error) for sign in _UNREACHABLE)
+            raise HelmFailed(str(error)[:_SAID], next_step=_OFFLINE if unreachable else "") from error
 
 
 def _load() -> Any:

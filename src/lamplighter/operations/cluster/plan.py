@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from lamplighter.operations.cluster.helm import Release
+from lamplighter.operations.cluster.helm import PART, Release
 from lamplighter.operations.cluster.parts import PARTS, Part
 from lamplighter.operations.cluster.sight import MONITORS, Seen, Workload
 
@@ -79,6 +79,8 @@ def uninstall(seen: Seen, releases: Sequence[Release], wanted: Collection[str]) 
             steps.append(Step(part, Action.REMOVE, f"release {ours.namespace}/{ours.name}", ours.version, ours))
         elif found := foreign(part, seen, releases):
             steps.append(Step(part, Action.OWN, f"your own: {found}"))
+        elif seen.namespaces.get(part.namespace, {}).get(PART) == part.name:
+            steps.append(Step(part, Action.REMOVE, f"only its namespace {part.namespace} is left"))
         else:
             steps.append(Step(part, Action.LEAVE, "not there"))
     return steps

@@ -146,6 +146,13 @@ def test_an_uninstallation_takes_only_what_is_ours() -> None:
     assert step(steps, "cert-manager").action is Action.OWN
 
 
+def test_a_namespace_that_a_failed_installation_left_is_taken_away() -> None:
+    """After `uninstall` something of ours would still be there, and nothing would ever remove it."""
+    seen = Seen("s", "v", namespaces={"traefik": {"lamplighter.dev/part": "ingress"}, "monitoring": {"team": "theirs"}})
+    steps = plan.uninstall(seen, (), NAMES)
+    assert [one.part.name for one in steps if one.action is Action.REMOVE] == ["ingress"]
+
+
 def test_liqo_is_not_taken_away_under_joined_clusters() -> None:
     """Nodes that nobody can remove any more, and pods that hang for ever."""
     seen = Seen("s", "v1.35.0", virtual_nodes=("gpu-1",))
