@@ -22,7 +22,7 @@ from lamplighter.engines.vllm.container import DRAIN, container
 from tests.journeys.harness import Server, eventually
 from tests.vllm_contract.conftest import BOOT
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * BOOT)]
 HELLO = [{"role": "user", "content": "light the lamp"}]
 SCHEMA = {"type": "object", "properties": {"lit": {"enum": ["yes", "no"]}}, "required": ["lit"], "additionalProperties": False}
 

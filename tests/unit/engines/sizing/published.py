@@ -159,6 +159,17 @@ CACHE = (
 )
 
 
+LAYOUTS = (
+    ("meta-llama/Llama-3.1-8B-Instruct", 19.3671875, 32_768, 1, 9916, 4.842),
+    ("google/gemma-3-27b-it", 20.0, 131_072, 7, 16_384, 1.752),
+    ("openai/gpt-oss-20b", 36.56, 131_072, 2, 99_833, 11.986),
+    ("google/gemma-2-27b-it", 10.0, 8192, 2, 3561, 3.97),
+    ("google/gemma-3-1b-it", 5.0, 32_768, 7, 81_920, 27.18),
+)
+"""What vLLM 0.32's own code says (`get_kv_cache_groups`, `get_kv_cache_config_from_groups`, `get_max_concurrency_for_kv_cache_config`, called with
+these models' layers): model, GiB, context, groups of layers, blocks, concurrency; with 2048 tokens in flight."""
+
+
 def model(name: str, more: dict[str, Any] | None = None) -> Architecture:
     """A shipped configuration, with what differs from it."""
     from lamplighter.engines.sizing.known import configuration

@@ -10,7 +10,7 @@ from lamplighter.engines.sizing.cache import BLOCK, layout
 from lamplighter.engines.sizing.gpus import GIB, GPUS
 from lamplighter.engines.sizing.known import names
 from tests.unit.engines.sizing import published
-from tests.unit.engines.sizing.published import CACHE, PARAMETERS, ROOM, WEIGHTS
+from tests.unit.engines.sizing.published import CACHE, LAYOUTS, PARAMETERS, ROOM, WEIGHTS
 
 WITHIN = 0.05
 
@@ -65,6 +65,17 @@ def test_a_concurrency_that_vllm_printed() -> None:
     cache = layout(published.model("meta-llama/Llama-3.1-8B-Instruct"))
     room = 158_656 // BLOCK * cache.page
     assert room / cache.request(32_768) == pytest.approx(4.84, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "gib", "context", "groups", "blocks", "concurrency"), LAYOUTS)
+def test_windows_are_laid_out_as_vllm_does(
+    name: str, gib: float, context: int, groups: int, blocks: int, concurrency: float
+) -> None:
+    """Which layers share a block, and what a window keeps, decides how many requests fit: here the engine's own code is the judge."""
+    cache = layout(published.model(name), batched=1024)  # two steps of 1024 tokens are in flight
+    found = int(gib * GIB) // cache.page
+    assert (cache.full + cache.windowed, found) == (groups, blocks)
+    assert found * cache.page / cache.request(context) == pytest.approx(concurrency, abs=0.001)
 
 
 def test_every_model_that_is_shipped_can_be_read() -> None:
