@@ -33,7 +33,7 @@ async def test_replicas_become_ready_pods_and_vanish(bench: Bench, gpu_node: Kub
     await bench.until(ready, "one replica is ready")
     (pod,) = await _pods(bench)
     assert pod["spec"]["nodeName"] == gpu_node.node
-    assert pod["status"]["podIP"].startswith("127.88.")
+    assert pod["status"]["podIP"].startswith("10.88.")
     assert {one["type"]: one["status"] for one in pod["status"]["conditions"]} | {"Ready": "True", "PodScheduled": "True"} == {
         one["type"]: one["status"] for one in pod["status"]["conditions"]
     }

@@ -32,12 +32,10 @@ class PodEngine(Protocol):
         """Die."""
 
 
-def free_address(port: int | None) -> str:
+def free_address(port: int) -> str:
     """An address of 127.88.0.0/16 on which nobody listens at `port`. Raises OSError when there is none."""
     for _ in range(_TRIES):
-        address = f"127.88.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
-        if port is None:
-            return address
+        address = _random("127.88")
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))
@@ -47,11 +45,26 @@ def free_address(port: int | None) -> str:
     raise OSError(f"no address of 127.88.0.0/16 is free at port {port}; does this machine have them on its loopback interface?")
 
 
+def made_up_address() -> str:
+    """An address for a pod in which nothing listens: API servers take no address of loopback for a Service's endpoint."""
+    return _random("10.88")
+
+
+def _random(network: str) -> str:
+    return f"{network}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
+
+
 def port_of(pod: Manifest) -> tuple[str, int] | None:
     """The container that serves, and its port: the one named `engine`, else the first."""
     ports = [(one["name"], port) for one in pod["spec"]["containers"] for port in one.get("ports") or []]
     chosen = next((one for one in ports if one[1].get("name") == "engine"), ports[0] if ports else None)
     return None if chosen is None else (chosen[0], int(chosen[1]["containerPort"]))
+
+
+def serves_model(pod: Manifest) -> bool:
+    """Whether an engine runs in it: other pods (a chart's own) run nothing here and are ready by themselves."""
+    names = [port.get("name") for one in pod["spec"]["containers"] for port in one.get("ports") or []]
+    return "engine" in names or MODEL_NAME in (pod["metadata"].get("annotations") or {})
 
 
 def make_engine(
@@ -85,4 +98,4 @@ def counters_of(engine: PodEngine) -> Counters:
     return found
 
 
-__all__ = ["PodEngine", "counters_of", "free_address", "make_engine", "port_of"]
+__all__ = ["PodEngine", "counters_of", "free_address", "made_up_address", "make_engine", "port_of", "serves_model"]

@@ -9,7 +9,15 @@ from lamplighter.providers.kubernetes import kinds as known
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.testing.kubernetes.api import Api
-from lamplighter.testing.kubernetes.engines import PodEngine, counters_of, free_address, make_engine, port_of
+from lamplighter.testing.kubernetes.engines import (
+    PodEngine,
+    counters_of,
+    free_address,
+    made_up_address,
+    make_engine,
+    port_of,
+    serves_model,
+)
 from lamplighter.testing.kubernetes.outcomes import Fault, Outcome
 from lamplighter.testing.kubernetes.times import now_text
 
@@ -104,6 +112,8 @@ class PodLife:
                     await self._pull(container)
                     await self._started(container)
             await self._pull(main)
+            if spec.get("restartPolicy") != "Always":
+                await self._finish(main)
             while True:
                 await self._once(main, serving[1] if serving is not None else None)
 
@@ -159,7 +169,7 @@ class PodLife:
         """One run of the container, until it ends."""
         environment = await self._environment(container)
         if not self._address:
-            self._address = free_address(port if self._kubelet.engines_wanted else None)
+            self._address = free_address(port) if self._listens(port) and port is not None else made_up_address()
         await self._started(container)
         self._log(container, *(self._outcome.logs or (f"pretended engine of {self._pod['metadata']['name']}: loading",)))
         for fault, code, reason in ((Fault.OOM_KILLED, 137, "OOMKilled"), (Fault.CRASH, self._outcome.exit, "Error")):
@@ -171,12 +181,26 @@ class PodLife:
         self._starts += 1
         await self._serve(container, environment, port)
 
+    def _listens(self, port: int | None) -> bool:
+        return self._kubelet.engines_wanted and port is not None and serves_model(self._pod)
+
+    async def _finish(self, container: Manifest) -> None:
+        """A Job's pod: its container does its work once, and the pod is over."""
+        await self._environment(container)
+        await self._started(container)
+        self._log(container, *self._outcome.logs)
+        await asyncio.sleep(self._outcome.load)
+        failed = self._outcome.fault is Fault.CRASH
+        self._terminated(container, self._outcome.exit if failed else 0, "Error" if failed else "Completed", again=False)
+        await self._write("Failed" if failed else "Succeeded")
+        raise _Ended
+
     async def _serve(self, container: Manifest, environment: dict[str, str], port: int | None) -> None:
         struck = asyncio.create_task(self._struck.get())
         try:
             await asyncio.wait({struck}, timeout=self._outcome.load)
             if not struck.done():
-                if self._kubelet.engines_wanted and port is not None:
+                if self._listens(port) and port is not None:
                     self.engine = make_engine(self._pod, container, environment, self._address, port, self._outcome.engine)
                     await self.engine.start()
                 if self._outcome.fault is not Fault.NEVER_READY:
