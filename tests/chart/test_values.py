@@ -4,6 +4,7 @@ import base64
 import copy
 import functools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,9 @@ import helm_python
 import pytest
 import yaml
 
+from lamplighter.config import parse
 from tests.chart.matrix import HOST, SCENARIOS, VLLM, Values, combined
-from tests.chart.rendering import CHART, chart, files, render
+from tests.chart.rendering import CHART, chart, files, one, render
 from tools import chart_docs
 
 ARN = "arn:aws:acm:eu-central-1:123456789012:certificate/11111111-2222-3333-4444-555555555555"
@@ -114,6 +116,25 @@ def test_what_makes_no_sense_is_refused_in_words(name: str) -> None:
 def test_what_is_right_is_taken(name: str) -> None:
     """A schema that refuses what works is worse than none. People begin by copying the examples, which are among these."""
     chart().validate_schema(SCENARIOS[name])
+
+
+def _guide() -> list[str]:
+    text = (CHART.parents[2] / "docs" / "guides" / "helm.md").read_text(encoding="utf-8")
+    return re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", _guide(), ids=lambda text: text.split("\n")[1].strip()[:20])
+def test_snippets_of_the_guide_are_taken(text: str) -> None:
+    """What people paste from the guide must work, in the chart and in the program."""
+    values = yaml.safe_load(text)
+    chart().validate_schema(values)
+    parse(one(render(values), "ConfigMap", "lamplighter-config")["data"]["lamplighter.yaml"])
+
+
+def test_every_example_is_listed() -> None:
+    """An example that no table names is not found."""
+    readme = (CHART / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in (CHART / "examples").glob("*.yaml") if f"(examples/{path.name})" not in readme] == []
 
 
 # -- every value does something
@@ -296,11 +317,11 @@ def test_no_object_of_the_schema_is_open() -> None:
 
 
 def _open(properties: dict[str, Any], prefix: str) -> Iterator[str]:
-    for name, one in properties.items():
-        if one.get("type") == "object":
-            if one.get("additionalProperties") is not False:
+    for name, found in properties.items():
+        if found.get("type") == "object":
+            if found.get("additionalProperties") is not False:
                 yield f"{prefix}{name}"
-            yield from _open(one.get("properties", {}), f"{prefix}{name}.")
+            yield from _open(found.get("properties", {}), f"{prefix}{name}.")
 
 
 def test_every_value_is_described() -> None:
