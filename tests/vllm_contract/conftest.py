@@ -23,7 +23,7 @@ def vllm() -> Path:
 
 @pytest.fixture(scope="session")
 def server(vllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Lamplighter with vLLM in a process pool; asleep."""
+    """Lamplighter with vLLM in a process pool; asleep. It compiles nothing (`--enforce-eager`), which would only take time here."""
     config = f"""
 models:
   tiny:
@@ -31,7 +31,9 @@ models:
     pool: here
     source: file:{vllm / "model"}
     program: {vllm / "venv" / "bin" / "vllm"}
-    arguments: [--max-model-len, "1024", --max-num-seqs, "8", --gpu-memory-utilization, "0.2", --enable-auto-tool-choice, --tool-call-parser, hermes]
+    arguments:
+      [--max-model-len, "1024", --max-num-seqs, "8", --gpu-memory-utilization, "0.2", --enforce-eager, --enable-auto-tool-choice,
+       --tool-call-parser, hermes]
     environment: {{VLLM_CPU_KVCACHE_SPACE: "1", HF_HUB_OFFLINE: "1"}}
 pools:
   here: {{kind: process, sleep_after: 30m, boot_deadline: 10m}}

@@ -161,7 +161,7 @@ def alone(vllm: Path, tmp_path: Path) -> Any:
         **os.environ, **made.environment, "HF_HUB_CACHE": str(tmp_path), "HF_HOME": str(tmp_path), "VLLM_CACHE_ROOT": str(tmp_path / "vllm"),
         "VLLM_API_KEY": "k", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    small = ["--max-model-len", "1024", "--max-num-seqs", "8", "--gpu-memory-utilization", "0.2"]
+    small = ["--max-model-len", "1024", "--max-num-seqs", "8", "--gpu-memory-utilization", "0.2", "--enforce-eager"]
     log = tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
