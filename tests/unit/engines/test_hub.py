@@ -179,3 +179,20 @@ async def test_no_network_is_told_as_such(hub: Hub, tmp_path: Path, monkeypatch:
 def test_the_choice(names: list[str], chosen: str | None) -> None:
     """A file that fits no laptop, or is no model, would be downloaded."""
     assert choose(names) == chosen
+
+
+async def test_a_pinned_revision_has_a_place_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    """The main branch's file of the same name is another model."""
+    hub.add("x.gguf", b"main")
+    hub.files["/api/models/a/b/tree/v1"], hub.types["/api/models/a/b/tree/v1"] = json.dumps(hub.tree).encode(), "application/json"
+    hub.redirects["/a/b/resolve/v1/x.gguf"] = hub.redirects["/a/b/resolve/main/x.gguf"]
+    plain = await pull(hub, tmp_path, "hf:a/b:x.gguf")
+    pinned = await asyncio.to_thread(
+        fetch, "hf:a/b:x.gguf", tmp_path, lambda _done, _total: None, revision="v1", hub_endpoint=hub.url
+    )
+    assert plain != pinned
+    assert "/a/b/resolve/v1/x.gguf" in [request.path for request in hub.seen]
+    assert pinned == locate(parse("hf:a/b:x.gguf", "v1"), tmp_path)
+    with pytest.raises(SourceError) as caught:
+        await asyncio.to_thread(fetch, "hf:a/b:x.gguf", tmp_path, lambda _d, _t: None, revision="v9", hub_endpoint=hub.url)
+    assert caught.value.reason is WakeFailure.MODEL_NOT_FOUND
