@@ -56,6 +56,7 @@ FACTORS: dict[str, dict[str, Values]] = {
                 "external": {"existingSecret": "db", "listenUrlKey": "direct", "caCertificate": "PEM"},
             }
         },
+        "forgetful": {"postgresql": {"mode": "embedded", "embedded": {"persistence": {"enabled": False}}}},
         "url": {"postgresql": {"mode": "external", "external": {"url": "postgresql://u:p4ssw0rd@db/x"}}},
     },
     "redis": {

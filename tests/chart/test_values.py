@@ -198,6 +198,7 @@ BASES: list[Values] = [
     {"single": {"persistence": {"enabled": False}}},
     EXTERNAL,
     {"postgresql": {"mode": "embedded"}},
+    {"postgresql": {"mode": "embedded", "embedded": {"persistence": {"enabled": False}}}},
     {"externalSecrets": {"store": {"name": "s"}, "secrets": {"hub": {"token": {"key": "k"}}}}},
     {"modelServers": {"namespace": "m"}},
     {"cronjobs": {"ecr": {"registry": "999999999999.dkr.ecr.us-east-1.amazonaws.com"}}},
