@@ -10,6 +10,8 @@ from lamplighter.core.errors import LamplighterError
 if TYPE_CHECKING:
     from lamplighter.engines.sizing.plan import Wish
 
+_WHOSE = {"vllm": "memory of one GPU", "llamacpp": "memory of all GPUs"}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -92,7 +94,7 @@ def _show(invocation: Invocation, answer: dict[str, Any]) -> None:
         return
     for line in lines(answer):
         invocation.show(None, line)
-    invocation.show(None, table(("memory of one GPU", "GiB", "why"), rows(answer)))
+    invocation.show(None, table((_WHOSE[answer["engine"]], "GiB", "why"), rows(answer)))
     if answer["fits"] and answer.get("choices"):
         listed = ((f"{one['context']:,}", f"{one['parallel']:,}") for one in answer["choices"])
         invocation.show(None, table(("context", "requests at once"), listed))

@@ -8,10 +8,12 @@ from lamplighter.engines.llamacpp import sizing as llamacpp
 from lamplighter.engines.sizing import quantization, weights
 from lamplighter.engines.sizing.architecture import Architecture
 from lamplighter.engines.sizing.gpus import GIB
+from lamplighter.engines.sizing.instances import by_memory
 from lamplighter.engines.sizing.plan import MARGIN, Machines, Plan, Wish, plan
 from lamplighter.operations.fit.find import Found
 from lamplighter.operations.fit.machines import others
 
+_MOST_OTHERS = 3
 _HINTS = ("fp8", "awq")
 """Quantisations that are tried for a hint when the model does not fit as it is."""
 
@@ -75,8 +77,22 @@ def gguf(found: Found, machines: Machines, wish: Wish) -> dict[str, Any]:
         "parallel": made.slots,
         "flags": ["--ctx-size", str(made.context * made.slots), "--parallel", str(made.slots)] if fits else [],
         "settings": {"context": made.context, "slots": made.slots} if fits else {},
+        "others": [] if fits else list(_gguf_others(found, wish)),
         "notes": [],
     }  # fmt: skip
+
+
+def _gguf_others(found: Found, wish: Wish) -> Iterator[dict[str, Any]]:
+    """The smallest machines on which it would fit."""
+    assert found.header is not None  # noqa: S101 - the caller has looked, for the type checker
+    count = 0
+    for instance in by_memory():
+        made = llamacpp.fit(found.header, instance.gpu, gpus=instance.count, context=wish.context, slots=wish.parallel)
+        if made.lacks == 0 and made.context > 0:
+            yield {"machine": instance.name, "context": made.context, "parallel": made.slots}
+            count += 1
+            if count == _MOST_OTHERS:
+                return
 
 
 def _gpu(machines: Machines) -> dict[str, Any]:
@@ -122,7 +138,8 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     if answer["fits"]:
         yield f"It fits: {each(answer)}."
         return
-    yield f"It does not fit: {answer['lacks_bytes'] / GIB:.2f} GiB more would be needed on each GPU."
+    each_gpu = " on each GPU" if answer["engine"] == "vllm" else ""
+    yield f"It does not fit: {answer['lacks_bytes'] / GIB:.2f} GiB more would be needed{each_gpu}."
 
 
 def each(found: dict[str, Any]) -> str:

@@ -134,6 +134,7 @@ def test_a_gguf_that_does_not_fit_says_by_how_much(tmp_path: Path) -> None:
     made = answer.gguf(found, Machines(GPUS["T4"]), Wish(context=1_000_000, parallel=4))
     assert not made["fits"]
     assert made["lacks_bytes"] == 4 * 1_000_000 * made["cache"]["bytes_per_token"] - made["memory"]["room"]
+    assert made["others"][0]["machine"].startswith("p")
     longest = answer.gguf(found, Machines(GPUS["T4"]), Wish())
     assert longest["context"] % 256 == 0
     assert longest["context"] * longest["cache"]["bytes_per_token"] <= longest["memory"]["room"]
