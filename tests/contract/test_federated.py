@@ -11,11 +11,13 @@ import pytest
 from lamplighter.config.federation import FederationConfig
 from lamplighter.config.pools import AwsPool
 from lamplighter.core.clock import SystemClock
+from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.federation import names as liqo_names
 from lamplighter.federation import node_passage
 from lamplighter.federation.node_provider import FederatedProvider
 from lamplighter.providers.base import Desired, Presence
+from lamplighter.providers.kubernetes.access import Access
 from lamplighter.testing.aws import Emulator, Fault, NodePlan
 from lamplighter.testing.chain import Chain
 from lamplighter.testing.contracts import ProviderContract
@@ -29,6 +31,8 @@ class ChainWorld(AwsWorld):
     """The stack of AwsWorld, whose nodes become clusters that join a pretended home."""
 
     lease = 6.0
+    token: Access | None = None
+    """As whom the provider comes to the home cluster; default: as its administrator."""
 
     def __init__(self, aws: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch, chain: Chain) -> None:
         self.chain = chain
@@ -65,7 +69,7 @@ class ChainWorld(AwsWorld):
         """A client of the home cluster."""
         from lamplighter.providers.kubernetes.client import Cluster
 
-        return Cluster.connect(self.chain.access)
+        return Cluster.connect(self.token or self.chain.access)
 
     def left(self) -> list[str]:
         """What is left of any peering or pod in the home cluster."""
@@ -327,3 +331,18 @@ async def test_what_a_keeper_left_behind_is_cleared_by_the_next(world: ChainWorl
     await after.scale(Desired({}), frozenset(one.handle for one in seen))
     assert not await world.until(lambda seen: not seen, after)
     await eventually(lambda: not world.left(), world.left, limit=60)
+
+
+async def test_without_liqo_at_home_no_machine_is_bought(world: ChainWorld) -> None:
+    """A GPU would be paid for minutes, to be told at their end what was known at their beginning."""
+    home = world.chain.cluster
+    assert home is not None
+    world.chain.liqo.members["home"].down = True
+    home.delete("CustomResourceDefinition", "namespaceoffloadings.offloading.liqo.io")
+    with pytest.raises(ProviderError) as refused:
+        await world.provider.scale(Desired({"one": 1}), frozenset())
+    assert refused.value.reason is WakeFailure.FEDERATION_FAILED
+    assert "federation install" in refused.value.advice
+    assert not world.live()
+    assert world.desired() == 0
+    assert not await world.provider.observe()

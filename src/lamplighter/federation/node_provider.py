@@ -16,7 +16,8 @@ from lamplighter.config.federation import FederationConfig
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.config.pools import AwsPool
 from lamplighter.core.clock import Clock, cancellable
-from lamplighter.core.errors import LamplighterError
+from lamplighter.core.errors import LamplighterError, ProviderError
+from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Engine
 from lamplighter.federation.node_duty import Clustered
 from lamplighter.federation.node_passage import Country, Liqo, OurLiqo, Passage
@@ -38,6 +39,9 @@ SWEEP = 30.0
 """Seconds between two looks while nothing runs: a former keeper may have left something."""
 TICK = 0.1
 STALE = 60.0
+RECEIVES_FOR = 60.0
+"""Seconds for which home is not asked again whether it can take a machine in."""
+_NEVER = ("liqo_missing", "opened_otherwise", "terminating")
 STRAY_AFTER = 5.0
 """Seconds for which a record without a machine is left alone: AWS's answers agree only after a while."""
 ABANDONED_AFTER = 45.0
@@ -88,6 +92,8 @@ class FederatedProvider:
         self._errands = Errands(name, clock)
         self._wanted = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._received_at = float("-inf")
+        """When home was last found to be able to take a machine in (monotonic)."""
         self._adopted = False
         self._busy = False
         """Whether AWS has anything of ours, orders included."""
@@ -127,8 +133,17 @@ class FederatedProvider:
         for handle in self._doomed & set(facts):
             self._passage(handle, facts[handle]).leave()
         staying = {handle for handle in self._doomed if handle in self._passages and not self._passages[handle].released}
+        problem: ProviderError | None = None
+        living = sum(one.living and handle not in self._doomed for handle, one in facts.items())
+        if sum(desired.replicas.values()) > living:
+            try:
+                await self._can_receive()
+            except ProviderError as error:  # whoever is to end ends nevertheless
+                problem, desired = error, Desired({})
         await self.aws.scale(desired, doomed - staying, frozenset(staying))
         self._wanted.set()
+        if problem is not None:
+            raise problem
 
     async def renew(self) -> None:
         """Leases of the machines; what is on its way out gets none. Raises ProviderError."""
@@ -150,6 +165,19 @@ class FederatedProvider:
         if self._home is not None:
             home, self._home = self._home, None
             await home.close()
+
+    async def _can_receive(self) -> None:
+        """Whether home could take a machine in at all, asked before one is paid for. Raises ProviderError."""
+        if self._clock.monotonic() - self._received_at < RECEIVES_FOR:
+            return
+        opened = await self._country.liqo.open(self._cluster(), self._country.space)
+        if opened.reason in _NEVER:
+            raise ProviderError(
+                opened.detail or f"The namespace {self._country.space} cannot be offloaded ({opened.reason}).",
+                reason=WakeFailure.FEDERATION_FAILED,
+                next_step=opened.next_step,
+            )
+        self._received_at = self._clock.monotonic()
 
     # --- the work -----------------------------------------------------------------------------------------------------------------------
 

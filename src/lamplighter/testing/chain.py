@@ -25,7 +25,8 @@ LIQO = "/etc/lamplighter/cluster/manifests/lamplighter-liqo.yaml"
 class Chain:
     """`with Chain() as chain`. `home`: another home cluster than a pretended one. `noticed`: seconds until Kubernetes notices a lost node (really 40).
 
-    `outcomes`: how pods on nodes turn out, by model; see `testing.kubernetes.Outcome`. `faults`: of the Liqo on nodes that come; see `FakeLiqo`.
+    `rbac`: whether Roles count at a pretended home. `outcomes`: how pods on nodes turn out, by model; see `testing.kubernetes.Outcome`.
+    `faults`: of the Liqo on nodes that come; see `FakeLiqo`.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Chain:
         gpus: int = 1,
         noticed: float = 0.5,
         outcomes: Mapping[str, Outcome] | None = None,
+        rbac: bool = False,
     ) -> None:
-        self.cluster: FakeCluster | None = None if home is not None else FakeCluster(name="home")
+        self.cluster: FakeCluster | None = None if home is not None else FakeCluster(name="home", rbac=rbac)
         self.outcomes = dict(outcomes or {})
         self.faults: set[str] = set()
         self.cut = False
