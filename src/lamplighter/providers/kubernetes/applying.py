@@ -24,8 +24,10 @@ _log = structlog.get_logger(__name__)
 
 
 async def apply(cluster: Cluster, workload: Workload, there: Manifest | None) -> Manifest:
-    """Create or change the workload and its Service; `there`: the workload as it is. What is there afterwards. Raises ProviderError."""
-    await _apply(cluster, workload.service)
+    """Create or change the workload and its Service; `there`: the workload as it is. What is there afterwards. Raises ProviderError.
+
+    The Service belongs to the workload: whoever deletes that has deleted both.
+    """
     if there is None:
         there = await cluster.apply(workload.asleep())
     if names.SPEC_HASH not in annotations(there):
@@ -33,6 +35,14 @@ async def apply(cluster: Cluster, workload: Workload, there: Manifest | None) ->
         only = {"apiVersion": workload.kind.api_version, "kind": workload.kind.kind, "spec": {"replicas": replicas}}
         metadata = {key: workload.object["metadata"][key] for key in ("name", "namespace")}
         await cluster.apply({**only, "metadata": metadata}, manager=SCALER, force=True)
+    owner = {
+        "apiVersion": workload.kind.api_version,
+        "kind": workload.kind.kind,
+        "name": workload.name,
+        "uid": there["metadata"]["uid"],
+    }
+    metadata = {**workload.service["metadata"], "ownerReferences": [owner]}
+    await _apply(cluster, {**workload.service, "metadata": metadata})
     return await _apply(cluster, workload.object)
 
 

@@ -141,7 +141,10 @@ class KubernetesProvider:
                     self._remember(task, problems[task.model])
 
     async def renew(self) -> None:
-        """Say on every workload that runs that somebody looks after it: what nobody renews is put to sleep by `janitor`. Raises ProviderError."""
+        """Say on every workload that runs that somebody looks after it: what nobody renews is put to sleep by `janitor`. Raises ProviderError.
+
+        What is left of models that are no longer configured is removed, once it sleeps.
+        """
         cluster = await self._ready()
         if self._clock.monotonic() - self._renewed_at < RENEW_EVERY:
             return
@@ -152,6 +155,10 @@ class KubernetesProvider:
                 body = {"metadata": {"annotations": {names.RENEWED: at}}}
                 with contextlib.suppress(KubernetesError):  # the next one will do
                     await cluster.patch(self._scaling.kind, name(workload), body, self._namespace)
+            elif self._config.manage and self._left_over(workload):
+                self._log.info("a workload of a model that is no more is removed", workload=name(workload))
+                with contextlib.suppress(KubernetesError):  # the next one will do
+                    await cluster.delete(self._scaling.kind, name(workload), self._namespace, uid=uid(workload))
 
     async def close(self) -> None:
         """Stop watching; everything in the cluster stays as it is."""
@@ -433,6 +440,12 @@ class KubernetesProvider:
 
     def _pods(self) -> Mapping[str, Manifest]:
         return self._mirrors["pods"].objects
+
+    def _left_over(self, workload: Manifest) -> bool:
+        """Whether it sleeps, and nothing of the configuration will wake it."""
+        asleep = _replicas(workload) == 0 and not self._of(workload, self._pods())
+        mine = {names.workload_name(self._pool, model) for model, config in self._models().items() if config.pool == self._pool}
+        return asleep and name(workload) not in mine
 
     def _of(self, workload: Manifest, pods: Mapping[str, Manifest]) -> list[Manifest]:
         mine = labels(workload).get(names.MODEL)

@@ -28,7 +28,11 @@ _SLEEP = ("sleep", "5")
 _SLEEP_SECONDS = 5.0
 _SCRATCH = "/tmp"  # noqa: S108 - inside the container
 _STARTUP_EVERY = 2
-_WORKER_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
+_RUNS_ON = {
+    "engine", "source", "revision", "context", "slots", "threads", "embeddings", "gpu_layers", "arguments", "environment", "image", "gpus", "cpu",
+    "memory", "capabilities", "pull",
+}  # fmt: skip
+"""What of a model's settings its pods depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def build(
     name = names.workload_name(pool, model)
     labels = names.labels(pool, model, installation)
     template = _template(model, config, pool, settings, container, labels)
-    configured = names.digest({"model": config.model_dump(mode="json"), "pool": _lasting(settings)})
+    configured = names.digest({"model": config.model_dump(mode="json", include=_RUNS_ON), "pool": _lasting(settings)})
     member = None
     if settings.nodes > 1:
         arguments = container.member_arguments if container.member_arguments is not None else container.arguments

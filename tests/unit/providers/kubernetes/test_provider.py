@@ -10,7 +10,7 @@ import pytest
 from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.providers.base import Desired, Presence
-from lamplighter.providers.kubernetes import names, provider
+from lamplighter.providers.kubernetes import names, provider, scaling
 from lamplighter.providers.kubernetes.client import Access
 from lamplighter.testing.kubernetes.cluster import FakeCluster
 from lamplighter.testing.kubernetes.controllers import Controllers
@@ -364,3 +364,42 @@ async def test_renewal_is_written_on_what_runs(world: FakeWorld) -> None:
     world.provider._renewed_at = float("-inf")
     await world.provider.renew()
     assert names.RENEWED in deployment(world)["metadata"]["annotations"]
+
+
+async def test_what_is_left_of_a_model_that_is_no_more_is_removed(world: FakeWorld) -> None:
+    """Every model that was ever tried would leave a Deployment and a Service behind."""
+    (one,) = await world.wake()
+    del world.models["one"]
+    world.provider._renewed_at = float("-inf")
+    await world.provider.renew()
+    assert world.cluster.find("Deployment", NAME, NAMESPACE), "it still answers"
+    await world.provider.scale(Desired({}), frozenset({one.handle}))
+    await world.until(lambda seen: not seen)
+    world.provider._renewed_at = float("-inf")
+    await world.provider.renew()
+    assert world.cluster.find("Deployment", NAME, NAMESPACE) is None
+    end = time.monotonic() + 10
+    while world.cluster.find("Service", NAME, NAMESPACE) is not None:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+
+
+async def test_a_pod_that_hangs_on_a_dead_node_is_removed_by_force(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its replica would be `stopping` for ever, and its place in the pool taken."""
+    (one,) = await world.wake()
+    world.kubelet.die()
+    await world.provider.scale(Desired({}), frozenset({one.handle}))
+    name = one.handle.rpartition(".")[0]
+    await world.until(lambda _: "deletionTimestamp" in world.cluster.get("Pod", name, NAMESPACE)["metadata"])
+    await world.provider.scale(Desired({}), frozenset({one.handle}))
+    assert await world.provider.observe(), "it has its grace"
+    monkeypatch.setattr(scaling, "STUCK_AFTER", -3600.0)
+    await world.provider.scale(Desired({}), frozenset({one.handle}))
+    assert not await world.until(lambda seen: not seen)
+
+
+async def test_a_price_is_no_reason_for_new_pods(world: FakeWorld) -> None:
+    """A second replica would wait until the first one sleeps, because of a number that no pod knows."""
+    await world.wake()
+    world.models["one"] = MODELS["one"].model_copy(update={"aliases": ["gpt-4o"]})
+    await world.wake(2)
