@@ -41,9 +41,9 @@ def container(name: str, config: ModelConfig) -> Container:
         image=config.image or IMAGE,
         arguments=tuple(arguments),
         environment={
-            "LLAMA_CACHE": "/models/llamacpp",
+            # Builds of 2026 keep the hub's own layout there, and ask this variable before HF_HUB_CACHE (their `hf-cache.cpp`).
+            "LLAMA_CACHE": "/models",
             "HF_HOME": "/tmp/huggingface",  # noqa: S108 - inside the container
-            "HF_HUB_CACHE": "/models",  # where builds of 2026 keep what they download; older ones use the folder above
             "LLAMA_ARG_ENDPOINT_METRICS": "1",
             "LLAMA_ARG_UI": "0",
             "LLAMA_ARG_CORS_ORIGINS": "http://127.0.0.1",
