@@ -77,7 +77,6 @@ def k3s_config(cluster: NodeCluster) -> dict[str, Any]:
         "cluster-cidr": cluster.pod_cidr,
         "service-cidr": cluster.service_cidr,
         "disable": list(_DISABLED),
-        "disable-cloud-controller": True,
         "write-kubeconfig-mode": "0600",
     }
     if cluster.gpus:

@@ -38,6 +38,8 @@ JOIN_LIMIT = 240.0
 """Seconds from a ready cluster to a ready peering, after which the wake has failed."""
 PART_LIMIT = 60.0
 """Seconds that a planned end may take before the machine is ended without it."""
+BRISK = 15.0
+"""Seconds for which an end is pushed on quickly."""
 AGAIN = 30.0
 """Seconds between two looks at a peering that is ready."""
 
@@ -125,6 +127,12 @@ class Passage:
     def settled(self) -> bool:
         """Whether nothing of it is on its way."""
         return self.leaving_since is None and (self.served is not None or self.failure is not None)
+
+    @property
+    def brisk(self) -> bool:
+        """Whether its next step is worth a look at once: what Liqo takes long to let go of is looked at calmly."""
+        since = self.leaving_since
+        return not self.settled and (since is None or self._country.clock.monotonic() - since < BRISK)
 
     def look(self, pod: PodView | None) -> None:
         """Note whether its pod has answered."""

@@ -75,6 +75,9 @@ class FederatedProvider:
             name, config, models=models, engines=engines, mesh=mesh, data=data, installation=installation, clock=clock,
             authority=authority, duty=duty,
         )  # fmt: skip
+        self._log = _log.bind(pool=name)
+        if config.model_storage.kind != "none":
+            self._log.warning("model_storage is not used by pods of a federated pool; `kind: none` saves its price")
         self._clock = clock
         self._connect_home = home or (lambda: connect(home_access(federation)))
         self._home: Cluster | None = None
@@ -99,7 +102,6 @@ class FederatedProvider:
         """Whether AWS has anything of ours, orders included."""
         self._loop: asyncio.Task[None] | None = None
         self._used_at = clock.monotonic()
-        self._log = _log.bind(pool=name)
 
     # --- the contract -------------------------------------------------------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class FederatedProvider:
             self._wanted.clear()
 
     def _pace(self) -> float:
-        if any(not passage.settled for passage in self._passages.values()) or (self._busy and not self._passages):
+        if any(passage.brisk for passage in self._passages.values()) or (self._busy and not self._passages):
             return MOVING
         return CALM if self._passages or self._busy else SWEEP
 
