@@ -199,6 +199,19 @@ def test_further_egress_is_added_to_the_one_that_needs_it() -> None:
     assert not network.allows(there["gateway"], lan, 8000)
 
 
+def test_engines_on_joined_clusters_are_reached_in_the_federations_namespace() -> None:
+    """Their pods are shown at home, in a namespace that no pool names."""
+    values = combined(
+        EMBEDDED,
+        {"federation": {"enabled": True}, "pools": {"cloud": {"kind": "aws", "region": "eu-central-1", "federation": "liqo"}}},
+    )
+    engine = Actor("engines", "llm-inference", {"app.kubernetes.io/name": "lamplighter-model"}, {"engine": 8000})
+    there, network = actors(render(values)), Network(render(values))
+    assert network.allows(there["gateway"], engine, 8000)
+    assert not network.allows(there["redis"], engine, 8000)
+    assert not network.allows(STRANGERS["neighbour"], engine, 8000)
+
+
 def test_off_means_none() -> None:
     """Who has policies of their own, or a plugin that cannot, gets none of ours."""
     assert of(render(combined(EMBEDDED, {"networkPolicy": {"enabled": False}})), "NetworkPolicy") == []

@@ -92,6 +92,10 @@ REFUSED: dict[str, tuple[Values, str]] = {
         "adminPort.enabled",
     ),
     "no registry": ({"cronjobs": {"ecr": {"enabled": True}}}, "registry"),
+    "a federation without rights": (
+        {"pools": {"cloud": {"kind": "aws", "region": "eu-central-1", "federation": "liqo"}}},
+        "federation.enabled",
+    ),
     "engines inside the keeper": (combined(EXTERNAL, {"pools": {"here": {"kind": "process"}}}), "pools.here"),
 }
 

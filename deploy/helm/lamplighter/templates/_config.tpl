@@ -139,6 +139,11 @@ nothing is overwritten in silence.
 {{- if and $v.cronjobs.ecr.enabled (not $v.cronjobs.ecr.registry) -}}
 {{- fail "cronjobs.ecr.enabled needs cronjobs.ecr.registry" -}}
 {{- end -}}
+{{- range $name, $pool := $v.pools -}}
+{{- if and (eq (toString $pool.federation) "liqo") (not $v.federation.enabled) -}}
+{{- fail (printf "pools.%s.federation needs federation.enabled: the keeper joins clusters with rights of its own" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if eq $v.mode "distributed" -}}
 {{- range $name, $pool := $v.pools -}}
 {{- if eq (toString $pool.kind) "process" -}}

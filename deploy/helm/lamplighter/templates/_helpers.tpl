@@ -99,9 +99,16 @@ annotations:
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* Namespaces of the models' pods, as JSON: {"list": [...]}. */}}
+{{/* Namespaces of the models' pods, as JSON: {"list": [...]}. Those that Liqo runs on cloud nodes live in the federation's. */}}
 {{- define "lamplighter.namespaces" -}}
-{{- dict "list" (include "lamplighter.pools" . | fromJson | values | uniq | sortAlpha) | toJson -}}
+{{- $found := include "lamplighter.pools" . | fromJson | values -}}
+{{- $federation := default (dict) .Values.config.federation -}}
+{{- range .Values.pools -}}
+{{- if eq (toString .federation) "liqo" -}}
+{{- $found = append $found (default "llm-inference" $federation.namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- dict "list" ($found | uniq | sortAlpha) | toJson -}}
 {{- end -}}
 
 {{/* Namespaces that need the hub's token: ours and the models', as JSON: {"list": [...]}. */}}
