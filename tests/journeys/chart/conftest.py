@@ -8,7 +8,7 @@ import pytest
 
 from lamplighter.testing.kubernetes import Kubelet, Outcome
 from tests.cluster_lab.control_plane import ControlPlane
-from tests.journeys.chart.release import SPACE, Office, Release
+from tests.journeys.chart.release import Office, Release
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,7 @@ def release(control_plane: ControlPlane, node: Kubelet) -> Iterator[Release]:
     made = Release(control_plane, node)
     made.install()
     yield made
-    made.helm.uninstall("lamplighter", ignore_not_found=True)
-    control_plane.http.delete(f"/api/v1/namespaces/{SPACE}")
+    made.remove()
 
 
 @pytest.fixture

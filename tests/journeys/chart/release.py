@@ -24,7 +24,7 @@ SPACE = "llm-inference"
 _WAIT = 120
 VALUES: dict[str, Any] = {
     "models": {"small": {"engine": "vllm", "pool": "gpu", "source": "hf:org/small"}},
-    "pools": {"gpu": {"kind": "kubernetes", "gpus": 1, "sleep_after": "1h", "boot_deadline": "1m", "at_exit": "keep"}},
+    "pools": {"gpu": {"kind": "kubernetes", "gpus": 1, "sleep_after": "1h", "boot_deadline": "5m", "at_exit": "keep"}},
 }
 
 
@@ -61,6 +61,12 @@ class Release:
     def upgrade(self, **more: Any) -> Mapping[str, Any]:
         """Upgrade to the same chart with other values, and wait."""
         return dict(self.helm.upgrade(CHART, NAME, values(**more), namespace=SPACE, wait="legacy", timeout=_WAIT))
+
+    def remove(self) -> None:
+        """Uninstall it and end its namespace, whatever is in it."""
+        self.helm.uninstall(NAME, ignore_not_found=True)
+        self.plane.http.delete(f"/api/v1/namespaces/{SPACE}")
+        eventually(lambda: self.plane.http.get(f"/api/v1/namespaces/{SPACE}").status_code == 404, what="the namespace is gone")
 
     def get(self, path: str) -> dict[str, Any]:
         """What the API server answers below the namespace: `get("apps/v1", ...)`."""

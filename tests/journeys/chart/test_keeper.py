@@ -98,7 +98,7 @@ def test_the_api_server_restarts_during_a_wake(office: Office) -> None:
     pods = release.model_pods()
     release.plane.restart_api(away=2, kill=True)
     gateway.until("awake")
-    assert release.model_pods() == pods
+    assert release.model_pods() == pods, keeper.text()[-6000:]
     assert ask_stream(gateway)[1][-1] == {"done": True}
 
 

@@ -18,9 +18,7 @@ def fresh(control_plane: ControlPlane, node: Kubelet) -> Iterator[Release]:
     """Nothing installed before or after."""
     made = Release(control_plane, node)
     yield made
-    made.helm.uninstall(NAME, ignore_not_found=True)
-    control_plane.http.delete(f"/api/v1/namespaces/{SPACE}")
-    eventually(lambda: control_plane.http.get(f"/api/v1/namespaces/{SPACE}").status_code == 404, what="the namespace is gone")
+    made.remove()
 
 
 def test_install_upgrade_rollback_remove(fresh: Release) -> None:
