@@ -34,7 +34,14 @@ _MATCH_LIMIT = 5.0
 _SHOWN = 120
 _COSTLY = re.compile(r"[*+{?]")
 _FOUND = 0
+_NOT_NOW = frozenset({429, 502, 503, 504})
+"""Statuses of an engine that is busy, or not there."""
 _SEARCH = "import json,re,sys; pattern,text=json.load(sys.stdin); sys.exit(0 if re.search(pattern,text) else 1)"
+
+
+class NoAnswer(Exception):
+    """The candidate could not be asked: it may just be gone, or not be there yet. Says nothing of what it would answer."""
+
 
 Match = Callable[[str, str], Awaitable[bool]]
 
@@ -51,7 +58,7 @@ class Asked:
 
 
 async def wrong(candidate: Asked, stable: Asked | None, checks: Sequence[Check], match: "Match | None" = None) -> str | None:
-    """What is wrong with the candidate's answers, in one sentence; None: nothing. Never raises for what an engine does."""
+    """What is wrong with the candidate's answers, in one sentence; None: nothing. Raises NoAnswer when it cannot be asked."""
     match = match or found
     able = capabilities_of(candidate.engine, candidate.config, candidate.capabilities)
     if not able & {Capability.CHAT, Capability.COMPLETIONS}:
@@ -75,7 +82,10 @@ async def _knows(stable: Asked | None, check: Check, match: Match) -> bool:
     if stable is None:
         return False
     chat = Capability.CHAT in capabilities_of(stable.engine, stable.config, stable.capabilities)
-    text, failure = await _answer(stable, check.prompt, chat=chat)
+    try:
+        text, failure = await _answer(stable, check.prompt, chat=chat)
+    except NoAnswer:
+        return False
     return failure is None and await match(check.expect, text)
 
 
@@ -116,7 +126,9 @@ async def _wrong_numbers(candidate: Asked) -> str | None:
 async def _post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> tuple[Any, str | None]:
     answer = await post(endpoint, path, body, timeout=LIMIT)
     if isinstance(answer, Probe):
-        return None, f"it was asked and gave no answer: {answer.detail}"
+        raise NoAnswer(f"it was asked and gave no answer: {answer.detail}")
+    if answer.status_code in _NOT_NOW:
+        raise NoAnswer(f"it was asked and answered {answer.status_code}: {said(answer.content, answer.status_code)}")
     if answer.status_code != 200:
         return None, f"it was asked and answered {answer.status_code}: {said(answer.content, answer.status_code)}"
     try:

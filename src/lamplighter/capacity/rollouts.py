@@ -36,6 +36,8 @@ LOOK_EVERY = 1.0
 """Seconds between looks while a rollout is under way."""
 CALM = 10.0
 """The same while none is: a hint comes with each change."""
+MUTE_TIMES, MUTE_PAUSE = 3, 3.0
+"""How often a candidate that cannot be asked is asked again, and seconds in between."""
 GAP = 0.1
 """Least seconds between two looks: a wake tells of itself many times a second."""
 LAST_ATTEMPT = 3
@@ -71,6 +73,8 @@ class Rollouts:
         self._look = look or answers.wrong
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._checked: dict[str, Checked] = {}
+        self._mute: dict[str, int] = {}
+        """By rollout: checks in a row that the candidate gave no answer to."""
         self._ready_at: dict[str, float] = {}
         """By rollout: when its candidate was seen ready last."""
         self._said: dict[str, str] = {}
@@ -153,6 +157,7 @@ class Rollouts:
         if after.phase.ended:
             self._metrics.rollouts.labels(after.name, after.phase.value, decision.reason.value if decision.reason else "").inc()
             self._checked.pop(after.id, None)
+            self._mute.pop(after.id, None)
             if (task := self._checks.pop(after.id, None)) is not None:
                 task.cancel()
         if after.phase is Phase.PROMOTED:
@@ -235,13 +240,26 @@ class Rollouts:
         began = self._clock.time()
         try:
             wrong = await self._look(candidate, stable, rollout.settings.checks)
+        except answers.NoAnswer as error:
+            # Its replica may have died a moment ago, so that the next look finds no candidate: only one that stays mute is to blame.
+            mute = self._mute[rollout.id] = self._mute.get(rollout.id, 0) + 1
+            if mute < MUTE_TIMES:
+                await self._clock.sleep(MUTE_PAUSE)
+                self._over(rollout)
+                return
+            wrong = str(error)
         except Exception as error:  # noqa: BLE001 - a defect of the check says nothing of the candidate, and must not promote it either
             raise_if_cancelled(error)
             _log.error("the answer check could not be made", model=rollout.name, exc_info=error)
             wrong = f"the answer check could not be made ({type(error).__name__})"
+        self._mute.pop(rollout.id, None)
         self._checked[rollout.id] = Checked(began, wrong is None, wrong)
+        self._over(rollout)
+
+    def _over(self, rollout: Rollout) -> None:
+        """The check has been made: look at once."""
         self._checks.pop(rollout.id, None)
-        self._store.bus.publish(Topic.MODELS, rollout.name)  # look at once
+        self._store.bus.publish(Topic.MODELS, rollout.name)
 
     def _asked(self, name: str, models: Mapping[str, ModelConfig], rows: Sequence[Replica]) -> "answers.Asked | None":
         config = models.get(name)

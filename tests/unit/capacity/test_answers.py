@@ -50,8 +50,6 @@ async def test_the_usual_questions_are_held_against_it_only_where_the_other_know
     ("behaviour", "words"),
     [
         ({"wrong": Wrong.STATUS_500}, "answered 500"),
-        ({"wrong": Wrong.RESET}, "gave no answer"),
-        ({"wrong": Wrong.GARBAGE}, "gave no answer"),
         ({"says": (" ",)}, "with nothing"),
         ({"key": "secret"}, "answered 401"),
     ],
@@ -62,6 +60,15 @@ async def test_an_engine_that_does_not_answer_does_not_pass(behaviour: dict[str,
         found = await answers.wrong(asked(engine), None, ())
         assert found is not None
         assert words in found
+
+
+@pytest.mark.parametrize("behaviour", [{"wrong": Wrong.RESET}, {"wrong": Wrong.GARBAGE}, {"status_503_times": 1}])
+async def test_one_that_cannot_be_asked_is_not_judged(behaviour: dict[str, Any]) -> None:
+    """If this fails, a machine that dies in the moment of the check is taken for a model that answers nonsense."""
+    async with FakeEngine(**behaviour) as engine, FakeEngine() as other:
+        with pytest.raises(answers.NoAnswer):
+            await answers.wrong(asked(engine), None, ())
+        assert await answers.wrong(asked(other), asked(engine), ()) is None
 
 
 async def test_what_embeds_is_asked_for_numbers() -> None:

@@ -168,6 +168,28 @@ async def test_a_wrong_answer_keeps_everybody_away(checks: dict[str, str | None]
         assert (back.reason, back.detail, back.step) == (Because.CHECK_FAILED, "it answered 'x'", -1)
 
 
+@pytest.mark.parametrize("times", [2, 3])
+async def test_one_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """If this fails, a machine that dies in the moment of the check ends the change; or one that never answers is asked for ever."""
+    asked: list[str] = []
+
+    async def mute(candidate: answers.Asked, stable: answers.Asked | None, questions: Any) -> str | None:
+        asked.append(candidate.name)
+        if len(asked) <= times:
+            raise answers.NoAnswer("nothing answers there")
+        return None
+
+    monkeypatch.setattr(answers, "wrong", mute)
+    async with world(config()) as here:
+        await begin(here)
+        if times < 3:
+            await until(here, P.SERVING, 0)
+            assert len(asked) == times + 1
+        else:
+            back = await until(here, P.ROLLED_BACK)
+            assert (back.reason, back.detail) == (Because.CHECK_FAILED, "nothing answers there")
+
+
 async def test_a_candidate_that_cannot_wake_is_given_up_with_the_reason() -> None:
     """If this fails, a change whose model does not exist is tried for ever."""
     async with world(config()) as here:
