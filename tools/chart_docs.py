@@ -133,7 +133,11 @@ def _configuration(configuration: Mapping[str, Any]) -> Schema:
     store["properties"] = {name: one for name, one in store["properties"].items() if name not in _DECIDED_STORE}
     sections = {name: _lean(one) for name, one in tree["properties"].items() if name not in _DECIDED}
     fields = ("models", "pools")
-    found = {name: {**_lean(tree["properties"][name]), "additionalProperties": False} for name in fields}
+    for name in fields:
+        tree["properties"][name] = {**tree["properties"][name], "additionalProperties": False}
+    for pattern, union in tree["properties"]["pools"]["patternProperties"].items():
+        tree["properties"]["pools"]["patternProperties"][pattern] = _by_kind(union)
+    found = {name: _lean(tree["properties"][name]) for name in fields}
     return {
         **own,
         **found,
@@ -143,6 +147,20 @@ def _configuration(configuration: Mapping[str, Any]) -> Schema:
             "properties": sections,
             "examples": [{"keeper": {"interval": "7s"}}],
         },
+    }
+
+
+def _by_kind(union: Mapping[str, Any]) -> Schema:
+    """A union of which one field tells the alternative, so that a mistake is one sentence and not one for each alternative."""
+    field, kinds = union["discriminator"]["propertyName"], union["discriminator"]["mapping"]
+    return {
+        "type": "object",
+        "required": [field],
+        "properties": {field: {"enum": list(kinds)}},
+        "allOf": [
+            {"if": {"required": [field], "properties": {field: {"const": kind}}}, "then": {"$ref": reference}}
+            for kind, reference in kinds.items()
+        ],
     }
 
 

@@ -109,7 +109,7 @@ def test_secrets_come_as_files_and_what_must_be_as_environment() -> None:
             EXTERNAL, VLLM, {"redis": {"mode": "external", "external": {"existingSecret": "r"}}, "hub": {"existingSecret": "hf"}}
         )
     )
-    for name, secrets in (("gateway", {"LAMPLIGHTER_ADMIN_KEY"}), ("keeper", {"HF_TOKEN"})):
+    for name, secrets in (("gateway", {"LAMPLIGHTER_ADMIN_KEY"}), ("keeper", set[str]())):
         (container,) = one(documents, "Deployment", f"lamplighter-{name}")["spec"]["template"]["spec"]["containers"]
         assert {one["name"] for one in container["env"] if "valueFrom" in one} == secrets
         assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {
@@ -121,6 +121,18 @@ def test_secrets_come_as_files_and_what_must_be_as_environment() -> None:
     pool = config.pools["gpu"]
     assert pool.kind == "kubernetes"
     assert pool.hub_token == ("hf", "token")
+
+
+@pytest.mark.parametrize("name", ["gateway", "keeper"])
+def test_the_hubs_token_is_only_where_it_is_read(name: str) -> None:
+    """Models' pods take it from its Secret; our own processes only when a model of a cloud refers to it, and then every one of them resolves it."""
+    values = combined(EXTERNAL, {"hub": {"existingSecret": "hf"}})
+    assert "HF_TOKEN" not in {one["name"] for one in _env(render(values), name)}
+    cloud: Values = {
+        "pools": {"cloud": {"kind": "aws", "region": "eu-central-1"}},
+        "models": {"a": {"engine": "vllm", "pool": "cloud", "source": "hf:a/b", "hub_token": "env:HF_TOKEN"}},
+    }
+    assert "HF_TOKEN" in {one["name"] for one in _env(render(combined(values, cloud)), name)}
 
 
 def test_made_secrets_outlive_the_release() -> None:

@@ -107,6 +107,14 @@ def test_the_schema_refuses(name: str) -> None:
         chart().validate_schema(BAD[name])
 
 
+def test_a_mistake_in_a_pool_is_one_sentence() -> None:
+    """A union that names every kind of pool in its complaint hides the one word that is wrong."""
+    with pytest.raises(helm_python.HelmValuesError) as caught:
+        chart().validate_schema({"pools": {"gpu": {"kind": "kubernetes", "gpu": 1}}})
+    assert "additional properties 'gpu' not allowed" in str(caught.value)
+    assert "static" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_makes_no_sense_is_refused_in_words(name: str) -> None:
     """Values that are well formed and cannot work together would fail hours later, somewhere else."""

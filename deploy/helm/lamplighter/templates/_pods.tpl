@@ -166,7 +166,7 @@ imagePullSecrets:
       key: {{ include "lamplighter.secret.keys.key" $root }}
 {{- end }}
 {{- with include "lamplighter.secret.hub" $root }}
-{{- if or (ne $component "gateway") (include "lamplighter.modelsUseHub" $root) }}
+{{- if or (eq $component "single") (include "lamplighter.modelsUseHub" $root) }}
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
