@@ -5,7 +5,9 @@ import copy
 import functools
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -15,7 +17,7 @@ import yaml
 from lamplighter.config import parse
 from tests.chart.matrix import HOST, SCENARIOS, VLLM, Values, combined
 from tests.chart.rendering import CHART, chart, files, one, render
-from tools import chart_docs
+from tools import chart_docs, dashboards
 
 ARN = "arn:aws:acm:eu-central-1:123456789012:certificate/11111111-2222-3333-4444-555555555555"
 EXTERNAL: Values = {"mode": "distributed", "postgresql": {"mode": "external", "external": {"existingSecret": "db"}}}
@@ -319,6 +321,28 @@ def test_schema_and_readme_are_up_to_date() -> None:
     for path, text in chart_docs.made().items():
         assert path.read_text(encoding="utf-8") == text, path.name
     assert list(chart_docs.stale()) == []
+
+
+def test_a_change_that_was_not_made_everywhere_is_found(tmp_path: Path) -> None:
+    """`make check` must stop a value that the schema does not know, and a dashboard that the chart still ships."""
+    copy = tmp_path / "chart"
+    shutil.copytree(CHART, copy)
+    monitoring = tmp_path / "monitoring"
+    shutil.copytree(CHART.parents[1] / "monitoring", monitoring)
+    assert [path for path, text in chart_docs.made(copy, monitoring).items() if path.read_text(encoding="utf-8") != text] == []
+    with (copy / "values.yaml").open("a", encoding="utf-8") as file:
+        file.write("# A new value.\nfresh: true\n")
+    (monitoring / "rules" / "lamplighter.yaml").unlink()
+    wrong = {path.name for path, text in chart_docs.made(copy, monitoring).items() if path.read_text(encoding="utf-8") != text}
+    assert wrong == {"values.schema.json", "README.md"}
+    assert [path.name for path in chart_docs.stale(copy, monitoring)] == ["lamplighter.yaml"]
+
+
+def test_the_commands_check_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make check` runs."""
+    monkeypatch.setattr("sys.argv", ["tool", "--check"])
+    assert chart_docs.main() == 0
+    assert dashboards.main() == 0
 
 
 def test_no_object_of_the_schema_is_open() -> None:
