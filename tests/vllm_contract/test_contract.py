@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import psutil
 import pytest
 
 from lamplighter.engines.program import free_port
+from lamplighter.engines.sources import repository
 from lamplighter.engines.vllm.container import DRAIN, container
 from tests.journeys.harness import Server, eventually
 from tests.vllm_contract.conftest import BOOT
@@ -147,14 +150,44 @@ def test_the_keeper_sees_its_queue(awake: Server) -> None:
     eventually(lambda: awake.model("tiny")["in_flight"] == 0, what="none left")
 
 
+@dataclass(frozen=True)
+class File:
+    """One file of a mirror."""
+
+    size: int
+    sha256: str | None = None
+    md5: str | None = None
+
+
+class Folder:
+    """A mirror that is a folder: `any/thing` is the tiny model."""
+
+    address = "here"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def entries(self, folder: str) -> Mapping[str, File]:
+        assert folder == "any/thing"
+        return {path.name: File(path.stat().st_size) for path in self.folder.iterdir()}
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name.rpartition("/")[2]).read_bytes()
+
+    def download(self, name: str, part: Path, progress: Callable[[int], None]) -> None:
+        part.write_bytes(self.read(name))
+        progress(part.stat().st_size)
+
+
 @pytest.fixture
 def alone(vllm: Path, tmp_path: Path) -> Any:
-    """A vLLM of its own, started with the arguments of a pod; (process, address)."""
+    """A vLLM of its own, started with the arguments of a pod, offline, on a cache that `lamplighter models pull --to` filled."""
     from lamplighter.config import ModelConfig
 
     port = free_port()
     made = container("tiny", ModelConfig.model_validate({"engine": "vllm", "pool": "p", "source": "hf:any/thing"}), None)
-    arguments = [str(vllm / "model"), *made.arguments[1:]]
+    repository.pull("any/thing", tmp_path, lambda _done, _total: None, mirror=Folder(vllm / "model"))
+    arguments = [*made.arguments]
     for name, value in (("--host", "127.0.0.1"), ("--port", str(port)), ("--shutdown-timeout", "30")):
         arguments[arguments.index(name) + 1] = value
     environment = {
@@ -182,7 +215,7 @@ def alone(vllm: Path, tmp_path: Path) -> Any:
 
 
 def test_a_pod_drains_after_sigterm(alone: Any) -> None:
-    """What a pod's arguments promise: it is ready only when a token came, and a running answer is finished after SIGTERM."""
+    """What a pod's arguments promise: it finds what was pulled, is ready only when a token came, and finishes a running answer after SIGTERM."""
     process, address, made, log = alone
     ask = ["python3", "-c", made.prepare[2].replace("127.0.0.1:8000", address.removeprefix("http://")), made.prepare[3]]
 

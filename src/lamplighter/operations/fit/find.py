@@ -53,6 +53,10 @@ def find(
         return _folder(path)
     if path.suffix == ".gguf" and path.is_file():
         return Found(path.name, str(path), header=_header(path))
+    if what.startswith(("/", "./", "../", "~")):
+        raise SourceError(
+            f"There is no folder and no .gguf file {what}.", reason=WakeFailure.MODEL_NOT_FOUND, next_step="Correct the path."
+        )
     source = _source(what)
     if source.kind is not Kind.HUB or source.file is not None:
         return _gguf(what, replace(source, revision=revision), offline, endpoint, models_folder)

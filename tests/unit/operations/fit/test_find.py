@@ -99,6 +99,8 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(SourceError, match=r"config\.json"):
         find(str(tmp_path))
+    with pytest.raises(SourceError, match="no folder"):
+        find(f"{tmp_path}/nothing")
 
 
 def test_a_gguf_file_is_sized_by_its_header(tmp_path: Path) -> None:
