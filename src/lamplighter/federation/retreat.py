@@ -107,13 +107,23 @@ async def _abrupt(home: Side) -> Retreat:
 async def _declare_lost(home: Side) -> str | None:
     """Tell Liqo that the cluster never comes back. The sentence why not, when it is there after all."""
     for foreign in await home.of_peer(names.FOREIGN_CLUSTER):
-        if condition(foreign, "APIServerStatus").get("status") == "Established":
-            connected = await home.of_peer(names.CONNECTION)
-            if not connected or status(connected[0]).get("value") == "Connected":
-                return f"cluster {home.peer} still answers, as Liqo sees it: it is not gone, so nothing is forced (part as planned, or wait)"
-        if ((foreign.get("metadata") or {}).get("annotations") or {}).get(names.LOST) != "true":
-            await home.patch(names.FOREIGN_CLUSTER, name_of(foreign), {"metadata": {"annotations": {names.LOST: "true"}}})
+        if ((foreign.get("metadata") or {}).get("annotations") or {}).get(names.LOST) == "true":
+            continue  # judged by an earlier call, which may have removed by what it was judged
+        if condition(foreign, "APIServerStatus").get("status") == "Established" and await _answers(home):
+            return f"cluster {home.peer} still answers, as Liqo sees it: it is not gone, so nothing is forced (part as planned, or wait)"
+        await home.patch(names.FOREIGN_CLUSTER, name_of(foreign), {"metadata": {"annotations": {names.LOST: "true"}}})
     return None
+
+
+async def _answers(home: Side) -> bool:
+    """Whether anything bears out what Liqo says of the API server, which stays as it was when Liqo itself is down.
+
+    The node's kubelet runs at home, and calls the node ready only while it reaches the other side; without a node, the tunnel tells.
+    """
+    if nodes := await _nodes(home):
+        return any(condition(node, "Ready").get("status") == "True" for node in nodes)
+    connected = await home.of_peer(names.CONNECTION)
+    return not connected or status(connected[0]).get("value") == "Connected"
 
 
 async def _cordon(side: Side) -> None:

@@ -138,6 +138,23 @@ async def test_abrupt_only_of_what_is_gone(pair: Pair) -> None:
     assert _ready(pair.at_home, "gpu-1") == "True"
 
 
+async def test_abrupt_with_a_stale_word(pair: Pair) -> None:
+    """Liqo at home died with the machine, and its last word of it was "Established": Kubernetes' own word of the node counts too."""
+    await pair.join()
+    await run_there(pair)
+    await lose(pair)
+    pair.liqo.members["home"].down = True
+    pair.at_home.merge(
+        "ForeignCluster", "gpu-1", {"status": {"conditions": [{"type": "APIServerStatus", "status": "Established"}]}}, status=True
+    )
+    first = await pair.retreat(planned=False, remote=False)
+    assert "still answers" not in " ".join(first.remains)
+    pair.clock.seconds = 120
+    for _ in range(8):
+        first = await pair.retreat(planned=False, remote=False)
+    assert first.done, first
+
+
 async def test_abrupt_with_liqo_down(pair: Pair) -> None:
     """Home's own Liqo does not run either: its finalizers are taken off after a while, and only those of this peering."""
     await pair.join()

@@ -236,7 +236,7 @@ async def _tell_node(liqo: "FakeLiqo", member: Member, virtual: Manifest, node: 
         if peer is not None and not liqo.noticed(peer):
             return
     if ready == "True":
-        await _beat(member, name_of(node))
+        await _beat(member, node)
     told = condition(node, "Ready")
     if told.get("status") == ready and status(node).get("allocatable") == amounts:
         return
@@ -247,14 +247,15 @@ async def _tell_node(liqo: "FakeLiqo", member: Member, virtual: Manifest, node: 
     await member.tell(NODE, name_of(node), {"capacity": amounts, "allocatable": amounts, "conditions": conditions})
 
 
-async def _beat(member: Member, node: str) -> None:
+async def _beat(member: Member, node: Manifest) -> None:
     """The node's heartbeat, as a kubelet gives it: a real control plane takes a silent node for lost after 40 s."""
-    space, now = "kube-node-lease", datetime.now(UTC)
-    lease = await member.client.get_or_none(LEASE, node, space)
+    space, name, now = "kube-node-lease", name_of(node), datetime.now(UTC)
+    lease = await member.client.get_or_none(LEASE, name, space)
     text = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if lease is None:
-        spec = {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": text}
-        await member.make(LEASE, {"metadata": {"name": node}, "spec": spec}, space)
+        spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": text}
+        owner = [{key: value for key, value in owned_by(node)[0].items() if key not in ("controller", "blockOwnerDeletion")}]
+        await member.make(LEASE, {"metadata": {"name": name, "ownerReferences": owner}, "spec": spec}, space)
     elif (now - datetime.fromisoformat(str((lease.get("spec") or {}).get("renewTime")))).total_seconds() > _BEAT:
         await member.change(LEASE, lease, {"spec": {"renewTime": text}})
 
@@ -275,8 +276,6 @@ async def _remove_node(liqo: "FakeLiqo", member: Member, virtual: Manifest, node
         if await liqo.drain(member, name_of(node), lost):
             return
         await member.delete(NODE, node)
-        if (lease := await member.client.get_or_none(LEASE, name_of(node), "kube-node-lease")) is not None:
-            await member.delete(LEASE, lease)
         return
     for mapped in await member.all(names.NAMESPACE_MAP, virtual["metadata"]["namespace"]):
         await member.delete(names.NAMESPACE_MAP, mapped)
