@@ -19,8 +19,8 @@ from tests.journeys.harness import eventually
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 KEY = "lk-images-admin-key-0123456789"
 GATEWAY, PAGE, TRIAL, BAKED = (f"localhost/lamplighter-{name}:test" for name in ("gateway", "page", "trial", "baked"))
-PUBLISHED_BASE = 125_000_000
-"""Bytes that the official python:3.12-slim takes unpacked (linux/amd64); our stand-in is larger, so ours is measured without it."""
+ROOM_FOR_BASE = 125_000_000
+"""Bytes of the limit that are left to the base. Our stand-in for it is larger than the official one; the workflow measures the whole."""
 LIMIT = 250_000_000
 
 
@@ -28,6 +28,7 @@ LIMIT = 250_000_000
 def able() -> None:
     if why := podman.missing():
         pytest.skip(why)
+    podman.podman("image", "prune", "--force", "--filter", "until=72h", check=False)  # stages of builds that are of no use any more
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,7 @@ def served(gateway: str, data: Path) -> Iterator[tuple[str, str]]:
 def test_the_gateway_stays_small(gateway: str) -> None:
     """Every node pulls it before it serves anything: a hundred megabytes more are ten seconds more on a slow line."""
     ours = podman.size(gateway) - podman.size(BASE)
-    assert ours + PUBLISHED_BASE <= LIMIT, f"our layers: {ours / 1e6:.0f} MB"
+    assert ours + ROOM_FOR_BASE <= LIMIT, f"our layers: {ours / 1e6:.0f} MB"
 
 
 def test_it_says_what_it_is(gateway: str) -> None:
