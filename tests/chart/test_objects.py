@@ -235,7 +235,7 @@ def test_caches_are_static_retained_and_shared_for_reading() -> None:
         assert claims[reference["name"]]["spec"]["storageClassName"] == volume["spec"]["storageClassName"] == ""
     kept = [*volumes, *claims.values(), one(documents, "Namespace", "models")]
     assert all(document["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for document in kept)
-    assert one(documents, "Namespace", "models")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
+    assert one(documents, "Namespace", "models")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 # -- the test pod
