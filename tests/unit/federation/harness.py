@@ -1,5 +1,6 @@
 """Two pretended clusters with a pretended Liqo between them, and how to join and part them."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -84,3 +85,52 @@ class Pair:
 def clusters() -> Iterator[tuple[FakeCluster, FakeCluster]]:
     with FakeCluster(name="home") as home, FakeCluster(name="gpu") as gpu:
         yield home, gpu
+
+
+class Killed(Exception):
+    """The process dies here."""
+
+
+class Dying(Cluster):
+    """A client whose process dies at the given moments: before a request is sent, or after it was, without hearing the answer."""
+
+    mortal: "Fate"
+
+    async def _send(self, method: str, *rest: object, **named: object) -> object:  # type: ignore[override]
+        self.mortal.meet(method, sent=False)
+        answer = await super()._send(method, *rest, **named)  # type: ignore[arg-type]
+        self.mortal.meet(method, sent=True)
+        return answer
+
+
+class Fate:
+    """After so many writes it is over."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def meet(self, method: str, *, sent: bool) -> None:
+        if method != "GET" and sent:
+            self.left -= 1
+        if self.left <= 0:
+            raise Killed
+
+
+class Luck(Fate):
+    """Any moment may be the last."""
+
+    def __init__(self, dice: random.Random, chance: float) -> None:
+        super().__init__(1)
+        self.dice, self.chance = dice, chance
+
+    def meet(self, method: str, *, sent: bool) -> None:
+        if self.dice.random() < self.chance:
+            raise Killed
+
+
+def dying(pair: Pair, fate: Fate) -> tuple[Dying, Dying]:
+    """Both clients, of one process that `fate` ends."""
+    made = [Dying.connect(cluster.access()) for cluster in (pair.at_home, pair.at_gpu)]
+    for one in made:
+        one.mortal = fate
+    return made[0], made[1]

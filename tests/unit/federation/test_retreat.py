@@ -10,7 +10,7 @@ from lamplighter.federation.status import look
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.testing.kubernetes import FakeCluster
-from tests.unit.federation.harness import Pair
+from tests.unit.federation.harness import Fate, Killed, Pair, dying
 
 SPACE = "llm-inference"
 
@@ -136,6 +136,39 @@ async def test_abrupt_only_of_what_is_gone(pair: Pair) -> None:
     assert "still answers" in done.remains[0]
     assert pair.at_home.get("Pod", "model", SPACE)["status"]["phase"] == "Running"
     assert _ready(pair.at_home, "gpu-1") == "True"
+
+
+async def test_abrupt_killed_after_each_write(pair: Pair) -> None:
+    """The keeper dies again and again while it clears after a loss: the next one must finish, and leave nothing."""
+    await pair.join()
+    await run_there(pair)
+    await lose(pair)
+    deaths, done = 0, None
+    home, gpu = dying(pair, Fate(1))
+    for _ in range(80):
+        home.mortal = gpu.mortal = Fate(1)
+        try:
+            done = await retreat(home, None, "gpu-1", planned=False)
+        except Killed:
+            deaths += 1
+            continue
+        if done.done:
+            break
+        await pair.liqo.step()
+    assert deaths >= 5, "the test killed nobody"
+    assert done is not None
+    assert done.done, done
+    assert pair.leftovers(pair.at_home, "gpu-1") == []
+    assert pair.at_home.all("Pod", SPACE) == []
+
+
+async def test_abrupt_both_ways(pair: Pair) -> None:
+    """A lost cluster that could use home too: its tenant at home must go, or whoever has its key still could."""
+    await pair.join(bidirectional=True)
+    assert [tenant["metadata"]["name"] for tenant in pair.at_home.all("Tenant")] == ["gpu-1"]
+    await lose(pair)
+    assert (await pair.part(planned=False, remote=False)).done
+    assert pair.leftovers(pair.at_home, "gpu-1") == []
 
 
 async def test_abrupt_with_a_stale_word(pair: Pair) -> None:
