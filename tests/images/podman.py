@@ -174,7 +174,7 @@ def _here() -> list[str]:
         mounts.append(f"{bundle}:{BUNDLE}:ro")
     (settings / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in given.items()))
     (settings / "npmrc").write_text("\n".join(npm) + "\n")
-    mounts += [f"{settings / 'pip.conf'}:/etc/pip.conf:ro", f"{settings / 'npmrc'}:/root/.npmrc:ro"]
+    mounts += [f"{settings / 'pip.conf'}:/etc/pip.conf:ro", f"{settings / 'npmrc'}:{Path('~root').expanduser() / '.npmrc'}:ro"]
     mounts += [
         f"{path}:{path}:ro"
         for path in {str(Path(folder).parent if "/simple" in folder else folder) for folder in folders}

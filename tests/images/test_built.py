@@ -28,7 +28,9 @@ LIMIT = 250_000_000
 def able() -> None:
     if why := podman.missing():
         pytest.skip(why)
-    podman.podman("image", "prune", "--force", "--filter", "until=72h", check=False)  # stages of builds that are of no use any more
+    podman.podman(
+        "image", "prune", "--force", "--filter", "until=72h", check=False
+    )  # stages of builds that are of no use any more
 
 
 @pytest.fixture(scope="session")
