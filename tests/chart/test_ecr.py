@@ -1,78 +1,50 @@
-"""The script that keeps ECR's pull secret fresh: what it writes is what a kubelet reads, with the rights that the chart gives it."""
+"""The CronJob that keeps ECR's pull secret fresh: the program that it runs, with the rights that the chart gives it."""
 
 import base64
-import importlib.util
-import json
-import types
-import urllib.error
 
 import boto3
 import pytest
 from moto import mock_aws
 
+from lamplighter.operations import pull_secret
+from lamplighter.providers.kubernetes.client import Cluster
+from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.testing.kubernetes import FakeCluster
-from tests.chart.rendering import CHART, NAMESPACE, of, render
+from tests.chart.rendering import NAMESPACE, of, render
 
 REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
 
 
-@pytest.fixture
-def script() -> types.ModuleType:
-    """The file as the CronJob runs it."""
-    spec = importlib.util.spec_from_file_location("ecr_pull_secret", CHART / "files" / "ecr_pull_secret.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_token_becomes_a_docker_configuration(script: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kubelet looks for exactly the registry's name."""
+async def test_the_secret_is_made_and_then_changed_with_the_charts_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs for ever, and nobody looks until pulls fail twelve hours later."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
-    with mock_aws():
-        boto3.client("ecr", region_name="eu-central-1").create_repository(repositoryName="lamplighter")
-        config = json.loads(script.docker_config(REGISTRY))
-    (entry,) = config["auths"].values()
-    assert list(config["auths"]) == [REGISTRY]
-    assert entry["username"] == "AWS"
-    assert base64.b64decode(entry["auth"]).decode() == f"AWS:{entry['password']}"
-
-
-def test_the_secret_is_made_and_then_changed_with_the_charts_rights(script: types.ModuleType) -> None:
-    """It runs for ever, and nobody looks until pulls fail twelve hours later."""
     values = {"cronjobs": {"ecr": {"enabled": True, "registry": REGISTRY}}}
-    with FakeCluster(rbac=True) as cluster:
+    with FakeCluster(rbac=True) as cluster, mock_aws():
+        boto3.client("ecr", region_name="eu-central-1").create_repository(repositoryName="lamplighter")
         cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         for kind in ("ServiceAccount", "Role", "RoleBinding"):
             for one in of(render(values), kind):
                 cluster.create(dict(one))
-        token = cluster.account(NAMESPACE, "lamplighter-ecr")
-        for config in ('{"auths": {"a": 1}}', '{"auths": {"b": 2}}'):
-            script.apply(cluster.url, NAMESPACE, "ecr-pull", config, token, None)
+        client = Cluster.connect(cluster.access(cluster.account(NAMESPACE, "lamplighter-ecr"), namespace=NAMESPACE))
+        try:
+            for _ in range(2):
+                await pull_secret.refresh(client, REGISTRY, "ecr-pull")
             secret = cluster.get("Secret", "ecr-pull", NAMESPACE)
             assert secret["type"] == "kubernetes.io/dockerconfigjson"
-            assert base64.b64decode(secret["data"][".dockerconfigjson"]).decode() == config
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            script.apply(cluster.url, NAMESPACE, "another", config, token, None)
+            assert REGISTRY in base64.b64decode(secret["data"][".dockerconfigjson"]).decode()
+            with pytest.raises(KubernetesError):
+                await pull_secret.refresh(client, REGISTRY, "another")
+        finally:
+            await client.close()
 
 
 def test_the_job_runs_it() -> None:
-    """With the registry, the name and its own account."""
+    """With the registry, the name, its own account, and credentials when there are some."""
     values = {"cronjobs": {"ecr": {"enabled": True, "registry": REGISTRY, "credentialsSecret": "aws", "secretName": "pull"}}}
-    documents = render(values)
-    (job,) = [one for one in of(documents, "CronJob") if one["metadata"]["name"].endswith("-ecr")]
+    (job,) = [one for one in of(render(values), "CronJob") if one["metadata"]["name"].endswith("-ecr")]
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert {one["name"]: one["value"] for one in container["env"]} == {
-        "HOME": "/tmp",
-        "REGISTRY": REGISTRY,
-        "PULL_SECRET_NAME": "pull",
-    }
+    assert container["command"] == ["python", "-m", pull_secret.__name__, "--registry", REGISTRY, "--secret", "pull"]
     assert container["envFrom"] == [{"secretRef": {"name": "aws"}}]
-    (config,) = [one for one in of(documents, "ConfigMap") if one["metadata"]["name"] == "lamplighter-ecr"]
-    assert (
-        config["data"]["ecr_pull_secret.py"].strip()
-        == (CHART / "files" / "ecr_pull_secret.py").read_text(encoding="utf-8").strip()
-    )
+    assert pod["serviceAccountName"] == "lamplighter-ecr"

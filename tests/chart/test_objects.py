@@ -314,7 +314,6 @@ def test_the_package_holds_what_the_templates_read(tmp_path: Path) -> None:
         "values.schema.json",
         "README.md",
         "files/rules/lamplighter.yaml",
-        "files/ecr_pull_secret.py",
         "templates/NOTES.txt",
     } <= names
     assert not [name for name in names if name.startswith("examples")]
