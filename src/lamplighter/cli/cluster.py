@@ -159,7 +159,7 @@ def uninstall(
     for claim in left.claims:
         invocation.note(f"Kept: the volume claim {claim}. --delete-data deletes it.")
     for space in left.namespaces:
-        invocation.note(f"Kept: the namespace {space}, which holds something else.")
+        invocation.note(f"Kept: the namespace {space}, which was there before, or holds something else.")
     if invocation.json:
         kept = {"claims": left.claims, "namespaces": left.namespaces}
         invocation.show({"steps": run.as_json(steps), "kept": kept, "deleted_claims": left.deleted})
@@ -189,6 +189,7 @@ def _bring(
     async def work(home: "Cluster", helm: "Helm") -> Any:
         seen, steps = await prepare.plan(home, helm, config, asked)
         _show(invocation, seen.server, steps)
+        run.guard(steps, seen)
         if any(step.action.changes for step in steps):
             _ask(invocation, yes, "Do this?")
             await run.install(home, helm, steps, _teller(invocation))

@@ -119,6 +119,7 @@ PARTS: Sequence[Part] = (
 )
 """In the order in which they are put on a cluster; taken off in the other direction."""
 NAMES = tuple(part.name for part in PARTS)
+BY_NAME = {part.name: part for part in PARTS}
 
 
 def chosen(only: Collection[str], skip: Collection[str]) -> Sequence[Part]:

@@ -59,13 +59,15 @@ def install(
     *,
     add: bool = True,
     needless: Mapping[str, str] | None = None,
+    parts: Sequence[Part] = PARTS,
 ) -> Sequence[Step]:
     """A step for each part, in their order. `values`: complete, by part. `add`: False only changes what is there (an upgrade).
 
-    `needless`: parts that make no sense here, with the reason; they are left out unless they are there already.
+    `needless`: parts that make no sense here, with the reason; they are left out unless they are there already. `parts`: all of them, where the
+    configuration wants another version of one.
     """
     senseless = needless or {}
-    return [_install(part, seen, releases, wanted, values.get(part.name, {}), add, senseless.get(part.name)) for part in PARTS]
+    return [_install(part, seen, releases, wanted, values.get(part.name, {}), add, senseless.get(part.name)) for part in parts]
 
 
 def uninstall(seen: Seen, releases: Sequence[Release], wanted: Collection[str]) -> Sequence[Step]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lamplighter.operations.cluster import parts, values
 from lamplighter.operations.cluster import plan as planning
 from lamplighter.operations.cluster.errors import ClusterError
 from lamplighter.operations.cluster.helm import Releases
+from lamplighter.operations.cluster.parts import Chart
 from lamplighter.operations.cluster.plan import Step
 from lamplighter.operations.cluster.sight import Seen, look
 from lamplighter.providers.kubernetes.client import Cluster
@@ -39,9 +40,12 @@ async def plan(cluster: Cluster, releases: Releases, config: Config, asked: Aske
     told = await _liqo(cluster, config) if "liqo" in wanted and (federated or installed) else None
     needless = {} if federated else {"liqo": NO_FEDERATION}
 
+    liqo_chart = Chart(liqo.CHART, config.federation.liqo_version, parts.BY_NAME["liqo"].chart.repository)
+    wished = [replace(part, chart=liqo_chart) if part.name == "liqo" else part for part in parts.PARTS]
+
     def decide(monitors: bool) -> Sequence[Step]:
         whole = values.complete(person, monitors=monitors, liqo=told, federation=federates(config))
-        return planning.install(seen, known, wanted, whole, add=asked.add, needless=needless)
+        return planning.install(seen, known, wanted, whole, add=asked.add, needless=needless, parts=wished)
 
     return seen, decide(planning.has_monitors(decide(False), seen))
 
@@ -63,6 +67,11 @@ async def _liqo(cluster: Cluster, config: Config) -> Mapping[str, Any]:
         raise ClusterError(
             "the cluster does not tell its networks of pods and services, which Liqo must know",
             next_step="Set federation.pod_cidr and federation.service_cidr in lamplighter.yaml, or leave Liqo out: --skip liqo.",
+        )
+    if networks is not None and networks.problems:
+        raise ClusterError(
+            f"the network of pods is not {networks.pods}: {networks.problems[0]}",
+            next_step="Correct federation.pod_cidr in lamplighter.yaml.",
         )
     return liqo.values(
         kind,

@@ -88,12 +88,15 @@ async def uninstall(
 
 
 def guard(steps: Sequence[Step], seen: Seen) -> None:
-    """Refuse to take away what others still need. Raises ClusterError."""
+    """Refuse what would leave joined clusters hanging: Liqo without or with another Liqo at home. Raises ClusterError."""
     for step in steps:
-        if step.action is Action.REMOVE and step.part.name == "liqo" and seen.virtual_nodes:
+        if step.part.name != "liqo" or not seen.virtual_nodes:
+            continue
+        changed = step.action in (Action.CHANGE, Action.MEND) and step.version != step.part.chart.version
+        if step.action is Action.REMOVE or changed:
             raise ClusterError(
                 f"other clusters are still joined: {', '.join(seen.virtual_nodes)}",
-                next_step="Part them first: `lamplighter federation unpeer`; then uninstall Liqo.",
+                next_step="Part them first: `lamplighter federation unpeer`; or leave Liqo as it is: --skip liqo.",
             )
 
 

@@ -159,6 +159,9 @@ def test_liqo_is_not_taken_away_under_joined_clusters() -> None:
     with pytest.raises(ClusterError, match="gpu-1"):
         guard(plan.uninstall(seen, [release("liqo")], NAMES), seen)
     guard(plan.uninstall(seen, [release("monitoring")], NAMES), seen)
+    with pytest.raises(ClusterError, match="gpu-1"):
+        guard(plan.install(seen, [release("liqo", version="v1.1.0")], NAMES, {}), seen)
+    guard(plan.install(seen, [release("liqo", digest="other")], NAMES, {}), seen)
 
 
 @pytest.mark.parametrize(

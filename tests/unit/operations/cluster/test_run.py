@@ -216,6 +216,10 @@ async def test_liqo_needs_a_federation(home: Cluster) -> None:
     assert liqo.action.value == "install"
     assert liqo.values["ipam"]["podCIDRs"] == ["10.244.0.0/16"]
     assert "10.77.0.0/16" in liqo.values["ipam"]["reservedSubnets"]
+    older = config.model_copy(update={"federation": config.federation.model_copy(update={"liqo_version": "v1.1.2"})})
+    _, steps = await prepare.plan(home, helm, older, prepare.Asked(only=("liqo",)))
+    (liqo,) = [step for step in steps if step.part.name == "liqo"]
+    assert (liqo.part.chart.version, liqo.values["tag"]) == ("v1.1.2", "v1.1.2"), "both sides of a federation must have the same"
 
 
 def test_without_the_extra_the_command_that_brings_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
