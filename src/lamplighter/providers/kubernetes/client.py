@@ -9,8 +9,6 @@ import json
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Self
 
 import httpx2
@@ -24,8 +22,9 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.providers.kubernetes.access import Access, Connection, load
 from lamplighter.providers.kubernetes.errors import KubernetesError, Target, late, refused, target, unreachable
 from lamplighter.providers.kubernetes.kinds import KNOWN, POD, Kind, Manifest
+from lamplighter.providers.kubernetes.wire import Change, Gone, Seen, Selector, body_of, event_of, retry_after, selectors
 
-__all__ = ["ALL_NAMESPACES", "MANAGER", "Access", "Change", "Cluster", "Seen"]
+__all__ = ["ALL_NAMESPACES", "MANAGER", "Access", "Change", "Cluster", "Seen", "Selector"]
 
 MANAGER = "lamplighter-keeper"
 """Our name among an object's field managers."""
@@ -40,37 +39,6 @@ _WATCH_SILENCE = _WATCH_FOR + 15.0
 _TRIES = 3
 _PAUSE = 0.5
 _LONGEST_PAUSE = 15.0
-
-Selector = Mapping[str, str | None]
-"""Labels or fields that must be equal; None: the label must exist, whatever its value."""
-
-
-class Seen(StrEnum):
-    """What a watch tells."""
-
-    LISTED = "listed"
-    """`items` is all there is: what is not among them is gone."""
-    ADDED = "added"
-    MODIFIED = "modified"
-    DELETED = "deleted"
-    ALIVE = "alive"
-    """Nothing changed; the server was there."""
-    BROKEN = "broken"
-    """`error` came in between; the watch goes on by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One event of a watch."""
-
-    seen: Seen
-    object: Manifest = field(default_factory=dict)
-    items: Sequence[Manifest] = ()
-    error: KubernetesError | None = None
-
-
-class _Gone(Exception):
-    """The version from which a watch was to go on is no longer kept (410)."""
 
 
 class Cluster:
@@ -267,7 +235,7 @@ class Cluster:
     ) -> tuple[Sequence[Manifest], str]:
         """All objects, read in pages, and the version from which a watch goes on."""
         items: list[Manifest] = []
-        params = {"limit": str(PAGE), **_selectors(labels, fields)}
+        params = {"limit": str(PAGE), **selectors(labels, fields)}
         while True:
             answer = await self.call("GET", self._path(kind, namespace), params=params)
             for item in answer.get("items") or ():
@@ -298,7 +266,7 @@ class Cluster:
                         yield change
                 failures = 0 if self._clock.monotonic() - began > 1.0 else failures + 1
                 yield Change(Seen.ALIVE)
-            except _Gone:
+            except Gone:
                 version, failures = None, failures + 1
             except KubernetesError as error:
                 failures += 1
@@ -360,8 +328,8 @@ class Cluster:
                 if answer.status_code < 400:
                     return answer
                 if answer.status_code != httpx2.codes.TOO_MANY_REQUESTS or attempt == _TRIES:
-                    raise refused(answer.status_code, _body(answer), about, self.server)
-                await asyncio.sleep(_retry_after(answer))
+                    raise refused(answer.status_code, body_of(answer), about, self.server)
+                await asyncio.sleep(retry_after(answer))
                 continue
             await asyncio.sleep(_PAUSE * attempt / 5)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -377,58 +345,24 @@ class Cluster:
     async def _follow(
         self, kind: Kind, namespace: str | None, version: str, labels: Selector | None, fields: Selector | None
     ) -> AsyncGenerator[Change]:
-        """The events of one connection, until the server ends it. Raises _Gone, KubernetesError."""
+        """The events of one connection, until the server ends it. Raises Gone, KubernetesError."""
         path = self._path(kind, namespace)
         about = target("GET", path, watch=True)
         params = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": str(_WATCH_FOR)}
         limits = httpx2.Timeout(CALL_LIMIT, connect=_CONNECT, read=_WATCH_SILENCE)
         try:
             async with self._http.stream(
-                "GET", path, params={**params, **_selectors(labels, fields)}, timeout=limits, extensions=self._extensions
+                "GET", path, params={**params, **selectors(labels, fields)}, timeout=limits, extensions=self._extensions
             ) as answer:
                 if answer.status_code >= 400:
                     await answer.aread()
                     if answer.status_code == httpx2.codes.GONE:
-                        raise _Gone
-                    raise refused(answer.status_code, _body(answer), about, self.server)
+                        raise Gone
+                    raise refused(answer.status_code, body_of(answer), about, self.server)
                 async for line in answer.aiter_lines():
                     if line.strip():
-                        yield _event(json.loads(line), kind, about, self.server)
+                        yield event_of(json.loads(line), kind, about, self.server)
         except httpx2.HTTPError as error:
             raise unreachable(error, about, self.server) from error
         except (KubeconfigError, OSError, KeyError, ValueError) as error:
             raise unreachable(error, about, self.server) from error
-
-
-def _event(event: Manifest, kind: Kind, about: Target, server: str) -> Change:
-    found = event.get("object") or {}
-    if event.get("type") == "ERROR":
-        if found.get("code") == httpx2.codes.GONE:
-            raise _Gone
-        raise refused(int(found.get("code") or 500), found, about, server)
-    found.setdefault("apiVersion", kind.api_version)
-    found.setdefault("kind", kind.kind)
-    seen = {"ADDED": Seen.ADDED, "MODIFIED": Seen.MODIFIED, "DELETED": Seen.DELETED}.get(str(event.get("type")), Seen.ALIVE)
-    return Change(seen, object=found)
-
-
-def _body(answer: httpx2.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError:
-        return answer.text
-
-
-def _retry_after(answer: httpx2.Response) -> float:
-    try:
-        return min(max(float(answer.headers.get("Retry-After", "1")), 0.1), 3.0)
-    except ValueError:
-        return 1.0
-
-
-def _selectors(labels: Selector | None, fields: Selector | None) -> dict[str, str]:
-    def text(selector: Selector) -> str:
-        return ",".join(key if value is None else f"{key}={value}" for key, value in selector.items())
-
-    found = {"labelSelector": text(labels or {}), "fieldSelector": text(fields or {})}
-    return {key: value for key, value in found.items() if value}

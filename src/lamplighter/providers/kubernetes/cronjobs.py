@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lamplighter.providers.kubernetes import names
 from lamplighter.providers.kubernetes.kinds import Manifest
-from lamplighter.providers.kubernetes.workload import PRELOAD_IMAGE, USER, locked
+from lamplighter.providers.kubernetes.template import PRELOAD_IMAGE, USER, locked
 
 _RBAC = "rbac.authorization.k8s.io"
 _NAME = "lamplighter-ecr"

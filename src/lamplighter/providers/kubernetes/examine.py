@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from lamplighter.config.kubernetes import KubernetesPool, Toleration
 from lamplighter.core.errors import ProviderError
-from lamplighter.providers.kubernetes import applying, names, reasons, registry
+from lamplighter.providers.kubernetes import applying, names, registry
 from lamplighter.providers.kubernetes.client import Access, Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError, Target, grant
+from lamplighter.providers.kubernetes.images import ecr_fix, image_refused
 from lamplighter.providers.kubernetes.kinds import (
     ACCESS_REVIEW,
     AUTOSCALER,
@@ -290,7 +291,7 @@ class _Examination:
         times = [moment(entry.get("time")) for entry in found["metadata"].get("managedFields") or ()]
         age = self.now - max([at for at in times if at is not None], default=created(found))
         region = servers[0].split(".")[3]
-        fix = reasons.ecr_fix(servers[0], region, {"spec": {"imagePullSecrets": [{"name": wanted}]}}, self.space)
+        fix = ecr_fix(servers[0], region, {"spec": {"imagePullSecrets": [{"name": wanted}]}}, self.space)
         fix = f"{fix[:1].upper()}{fix[1:]}"
         if age >= ECR_LASTS:
             return Finding(
@@ -331,7 +332,7 @@ class _Examination:
             f"{answer.status} {'not found' if answer.status == 404 else 'Unauthorized' if answer.status == 401 else ''}".strip()
         )
         pod = {"spec": {"imagePullSecrets": [{"name": one} for one in self.settings.image_pull_secrets]}}
-        hindrance = reasons.image_refused(image, said, pod, self.space)
+        hindrance = image_refused(image, said, pod, self.space)
         return Finding(label, "fail", f"the registry refuses it {how} (status {answer.status})", hindrance.detail)
 
     async def _workloads(self) -> AsyncIterator[Finding]:

@@ -5,7 +5,7 @@ Not responsible for what is concluded from it (`observing`).
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lamplighter.core.clock import Clock
@@ -16,7 +16,7 @@ from lamplighter.providers.kubernetes.observing import crashed, loaded
 from lamplighter.providers.kubernetes.reading import container, deleting, name, over, uid
 from lamplighter.providers.kubernetes.reasons import Hindrance
 from lamplighter.providers.kubernetes.stages import Words
-from lamplighter.providers.kubernetes.workload import CONTAINER, PRELOAD
+from lamplighter.providers.kubernetes.template import CONTAINER, PRELOAD
 
 READ_EVERY = 2.0
 """Seconds between two looks at the log of a pod that starts."""
@@ -45,6 +45,7 @@ class Memory:
         self._pods: dict[str, _Pod] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._others: dict[str, float] = {}
+        self._asked: set[str] = set()
 
     def follow(self, pods: Mapping[str, Manifest]) -> None:
         """Meet what is new, forget what is gone."""
@@ -76,11 +77,13 @@ class Memory:
     def held_other(self, key: str) -> float:
         """The same for what is no pod; see `settle`."""
         now = self._clock.monotonic()
+        self._asked.add(key)
         return now - self._others.setdefault(key, now)
 
-    def settle(self, keys: Collection[str]) -> None:
-        """Only these of what is no pod are still held up."""
-        self._others = {key: at for key, at in self._others.items() if key in keys}
+    def settle(self) -> None:
+        """A look is over: what was not asked about in it is held up no longer."""
+        self._others = {key: at for key, at in self._others.items() if key in self._asked}
+        self._asked.clear()
 
     def read(self, cluster: Cluster, namespace: str, pods: Mapping[str, Manifest]) -> None:
         """Begin to read the logs that say something now: of what starts, every few seconds; of what crashed, once."""

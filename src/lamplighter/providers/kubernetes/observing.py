@@ -16,7 +16,7 @@ from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.reading import Event, Running, container, created, deleting, name, over, phase, true, uid
 from lamplighter.providers.kubernetes.reasons import Hindrance, Judge
 from lamplighter.providers.kubernetes.stages import Words, stages
-from lamplighter.providers.kubernetes.workload import CONTAINER, PORT, PRELOAD
+from lamplighter.providers.kubernetes.template import CONTAINER, PORT, PRELOAD
 
 LAST_CHANCE = 0.95
 """Share of the wake's deadline after which what only holds up is told as the reason: the deadline itself would say nothing."""

@@ -25,6 +25,7 @@ from lamplighter.providers.kubernetes.applying import annotations, labels
 from lamplighter.providers.kubernetes.client import Access, Cluster
 from lamplighter.providers.kubernetes.decide import Held
 from lamplighter.providers.kubernetes.errors import KubernetesError
+from lamplighter.providers.kubernetes.fleet import UNMADE, Fleet, active, replicas
 from lamplighter.providers.kubernetes.kinds import EVENT, NODE, POD, SECRET, Manifest
 from lamplighter.providers.kubernetes.memory import Memory
 from lamplighter.providers.kubernetes.mirror import Mirror
@@ -32,13 +33,9 @@ from lamplighter.providers.kubernetes.observing import View, ended, group, handl
 from lamplighter.providers.kubernetes.reading import (
     Event,
     condition,
-    created,
-    deleting,
     event,
     name,
-    over,
     subject,
-    true,
     uid,
 )
 from lamplighter.providers.kubernetes.scaling import Scaling, Task
@@ -50,12 +47,11 @@ STALE = 30.0
 """Seconds for which a watch may be broken before what it knew is worth nothing."""
 FIRST = 10.0
 """Seconds for which the first look of an object's life waits for the cluster."""
-APPEAR = 1.4
+APPEAR = 1.0
 """Seconds after its beginning until which a launch waits for its pods to be made, so that they are told from the first look on."""
 RENEW_EVERY = 60.0
 REMEMBERED = 600.0
 """Seconds for which the end of a pod that nobody doomed is told."""
-UNMADE = ".unmade-"
 
 
 class KubernetesProvider:
@@ -98,7 +94,7 @@ class KubernetesProvider:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
         self._renewed_at = float("-inf")
-        self._told: set[tuple[str, str, int]] = set()
+        self._told: set[str] = set()
         self._log = _log.bind(pool=pool)
 
     # --- the contract -------------------------------------------------------------------------------------------------------------------
@@ -110,11 +106,13 @@ class KubernetesProvider:
         pods = self._pods()
         self._memory.follow(pods)
         self._memory.read(cluster, self._namespace, pods)
-        hidden = self._passing(pods)
+        fleet = self._fleet()
+        hidden = fleet.passing(self._shown, self._is_doomed)
         found = [self._observe(pod, now) for pod in pods.values() if serves(pod) and handle(pod) not in hidden]
         self._forget_the_gone(pods)
         self._shown |= {one.handle for one in found}
-        unmade = self._unmade(pods, now)
+        unmade = fleet.unmade(self._model, self._memory.held_other, now)
+        self._memory.settle()
         return sorted(
             (*found, *unmade, *(one for _, one in self._ended.values()), *self._stillborn.values()),
             key=lambda one: (one.started_at, one.handle),
@@ -151,7 +149,7 @@ class KubernetesProvider:
         self._renewed_at = self._clock.monotonic()
         at = datetime.fromtimestamp(self._clock.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for workload in self._mirrors["workloads"].objects.values():
-            if _replicas(workload) > 0 and self._ours(workload):
+            if replicas(workload) > 0 and self._ours(workload):
                 body = {"metadata": {"annotations": {names.RENEWED: at}}}
                 with contextlib.suppress(KubernetesError):  # the next one will do
                     await cluster.patch(self._scaling.kind, name(workload), body, self._namespace)
@@ -213,77 +211,15 @@ class KubernetesProvider:
             note=self._other_writer(pod),
         )
 
-    def _passing(self, pods: Mapping[str, Manifest]) -> set[str]:
-        """Pods that a ReplicaSet made in place of a doomed one before it heard that fewer are wanted: it ends them at once, so they are not told."""
-        hidden: set[str] = set()
-        for workload in self._mirrors["workloads"].objects.values():
-            active = [pod for pod in self._of(workload, pods) if _active(pod) and not self._is_doomed(pod)]
-            beyond = len(active) - _replicas(workload)
-            fresh = [pod for pod in active if handle(pod) not in self._shown and not true(pod, "Ready")]
-            newest = sorted(fresh, key=created, reverse=True)
-            hidden |= {handle(pod) for pod in newest[: max(0, beyond)]}
-        return hidden
-
-    def _unmade(self, pods: Mapping[str, Manifest], now: float) -> list[Observation]:
-        """Pods that are wanted and cannot be made, each as an ended replica."""
-        found: list[Observation] = []
-        seen: set[str] = set()
-        ending = any(deleting(pod) for pod in pods.values())
-        for workload in self._mirrors["workloads"].objects.values():
-            model = self._model(workload)
-            absent = _replicas(workload) - len([pod for pod in self._of(workload, pods) if _active(pod)])
-            said = self._refusal(workload) if absent > 0 else None
-            if said is None:
-                continue
-            hindrance, key = reasons.not_made(said), f"{uid(workload)} {said[:60]}"
-            seen.add(key)
-            if self._memory.held_other(key) < hindrance.patience or (ending and hindrance.failure is WakeFailure.QUOTA):
-                continue
-            written = self._scaling.written.get(name(workload))
-            found += [
-                Observation(
-                    f"{name(workload)}.{uid(workload)[:8]}{UNMADE}{number}",
-                    (model,),
-                    Presence.ENDED,
-                    failure=hindrance.failure,
-                    detail=hindrance.detail,
-                    started_at=written.at if written is not None else now,
-                )
-                for number in range(absent)
-            ]
-        self._memory.settle(seen)
-        return found
-
-    def _refusal(self, workload: Manifest) -> str | None:
-        """What the controller says that keeps it from making pods, since replicas were last raised."""
-        failure = condition(workload, "ReplicaFailure")
-        if failure.get("status") == "True":
-            return str(failure.get("message") or "")
-        written = self._scaling.written.get(name(workload))
-        since = written.at - 5.0 if written is not None else self._clock.time() - 120.0
-        said = [
-            one
-            for kind, about, one in self._all_events()
-            if one.reason == "FailedCreate" and kind != "Pod" and _belongs(about, name(workload)) and one.at >= since
-        ]
-        return max(said, key=lambda one: one.at).message if said else None
-
     def _other_writer(self, pod: Manifest) -> str | None:
-        """That somebody else writes the replicas of a pod's workload, told once in the log and with every replica of it."""
-        workload = next((one for one in self._mirrors["workloads"].objects.values() if _belongs(name(pod), name(one))), None)
-        written = self._scaling.written.get(name(workload)) if workload is not None else None
-        if workload is None or written is None or _replicas(workload) == written.replicas:
+        """That somebody else writes the replicas of a pod's workload; said in the log, too, but once."""
+        found = self._fleet().other_writer(pod)
+        if found is None:
             return None
-        who = applying.writer(workload)
-        if who is None:
-            return None
-        note = (
-            f"{who} also writes the replicas of {name(workload)} ({_replicas(workload)} instead of {written.replicas}): only one may. "
-            "Remove the autoscaler, or `replicas` from what applies the manifest."
-        )
-        if (name(workload), who, _replicas(workload)) not in self._told:
-            self._told.add((name(workload), who, _replicas(workload)))
-            self._log.warning("somebody else writes replicas", workload=name(workload), who=who, detail=note)
+        who, note = found
+        if note not in self._told:
+            self._told.add(note)
+            self._log.warning("somebody else writes replicas", who=who, detail=note)
         return note
 
     def _gone(self, pod: Manifest) -> None:
@@ -351,11 +287,11 @@ class KubernetesProvider:
 
     async def _await_pods(self, workload: Manifest, before: Mapping[str, Manifest], until: float) -> None:
         """Wait a moment for the pods that were asked for, so that the next look tells them."""
-        if _replicas(workload) <= sum(_active(pod) for pod in before.values()):
+        if replicas(workload) <= sum(active(pod) for pod in before.values()):
             return
 
-        def met(pods: Mapping[str, Manifest]) -> bool:
-            return len([pod for pod in self._of(workload, pods) if _active(pod) and serves(pod)]) >= _replicas(workload)
+        def met(_: Mapping[str, Manifest]) -> bool:
+            return len([pod for pod in self._fleet().of(workload) if active(pod)]) >= replicas(workload)
 
         await self._mirrors["pods"].until(met, until - self._clock.monotonic())
 
@@ -443,13 +379,13 @@ class KubernetesProvider:
 
     def _left_over(self, workload: Manifest) -> bool:
         """Whether it sleeps, and nothing of the configuration will wake it."""
-        asleep = _replicas(workload) == 0 and not self._of(workload, self._pods())
+        asleep = replicas(workload) == 0 and not self._fleet().of(workload)
         mine = {names.workload_name(self._pool, model) for model, config in self._models().items() if config.pool == self._pool}
         return asleep and name(workload) not in mine
 
-    def _of(self, workload: Manifest, pods: Mapping[str, Manifest]) -> list[Manifest]:
-        mine = labels(workload).get(names.MODEL)
-        return [pod for pod in pods.values() if labels(pod).get(names.MODEL) == mine and serves(pod)]
+    def _fleet(self) -> Fleet:
+        workloads, pods, events = (tuple(self._mirrors[key].objects.values()) for key in ("workloads", "pods", "events"))
+        return Fleet(workloads, pods, events, self._scaling.written)
 
     def _model(self, found: Manifest) -> str:
         slugs = {names.slug(model): model for model in self._models()}
@@ -457,9 +393,6 @@ class KubernetesProvider:
 
     def _is_doomed(self, pod: Manifest) -> bool:
         return handle(pod) in self._doomed or names.DOOMED in annotations(pod)
-
-    def _all_events(self) -> list[tuple[str, str, Event]]:
-        return [(*subject(one)[:2], event(one)) for one in self._mirrors["events"].objects.values()]
 
     def _events(self, about: str) -> list[Event]:
         found = [event(one) for one in self._mirrors["events"].objects.values() if subject(one)[2] == about]
@@ -470,17 +403,3 @@ def access_of(config: KubernetesPool) -> Access:
     """How a pool's settings say that its cluster is reached."""
     kubeconfig = Path(config.kubeconfig) if config.kubeconfig is not None else None
     return Access(context=config.context, kubeconfig=kubeconfig, namespace=config.namespace)
-
-
-def _replicas(workload: Manifest) -> int:
-    return int((workload.get("spec") or {}).get("replicas", 1) or 0)
-
-
-def _active(pod: Manifest) -> bool:
-    """Counted by the workload that it belongs to."""
-    return not deleting(pod) and not over(pod)
-
-
-def _belongs(one: str, workload: str) -> bool:
-    """Whether the name of a pod or ReplicaSet is one that `workload` gives."""
-    return one == workload or one.startswith(f"{workload}-")

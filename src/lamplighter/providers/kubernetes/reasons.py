@@ -6,34 +6,26 @@ stayed the same, and what is not known is passed on as it is. Not responsible fo
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.providers.kubernetes.errors import admission
+from lamplighter.providers.kubernetes.hindrance import A_WHILE, AT_ONCE, BRIEF, FOREVER, LONG, Hindrance
+from lamplighter.providers.kubernetes.images import image_refused
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.reading import Ended, Event, Running, condition, image, phase
+
+__all__ = [
+    "AT_ONCE", "A_WHILE", "BRIEF", "FOREVER", "LONG", "Hindrance", "Judge", "crashed", "disruption", "failed", "held_up", "last_lines", "leaving",
+    "loss", "misconfigured", "not_made", "said_by_probe", "unscheduled", "unstartable",
+]  # fmt: skip
 
 F = WakeFailure
 Judge = Callable[[str, int], tuple[WakeFailure, str]]
 """Why an engine ended, from the end of its log and its exit status."""
 
-FOREVER = float("inf")
-AT_ONCE = 0.0
-BRIEF = 10.0
-"""Seconds for what somebody may be about to make: a Secret, a claim."""
-A_WHILE = 60.0
-LONG = 120.0
 _SAID = 400
 _LINES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Hindrance:
-    """What holds a pod up. `patience`: seconds for which it may pass by itself; infinite: only the wake's own deadline ends the waiting."""
-
-    failure: WakeFailure
-    detail: str
-    patience: float = AT_ONCE
 
 
 # --- before it has a node ---------------------------------------------------------------------------------------------------------------------
@@ -98,11 +90,8 @@ def unscheduled(pod: Manifest, events: Sequence[Event]) -> Hindrance | None:
 
 # --- on its node, before its engine runs ------------------------------------------------------------------------------------------------------
 
-_ECR = re.compile(r"(?P<server>\d{12}\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?)")
 _IMAGE_WAITS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError",
                 "SignatureValidationFailed")  # fmt: skip
-_DENIED = r"\b40[13]\b|[Uu]nauthorized|[Ff]orbidden|no basic auth credentials|denied|authorization (?:failed|token)|authentication required"
-_NO_IMAGE = r"not found|manifest unknown|name unknown|does not exist|InvalidImageName|couldn't parse image|invalid reference format|ErrImageNeverPull"
 _KUBELET_SECRET = re.compile(r'secret "(?P<name>[^"]+)" not found')
 _KUBELET_KEY = re.compile(r"couldn't find key (?P<key>\S+) in Secret (?P<name>\S+)")
 _KUBELET_MAP = re.compile(r'configmap "(?P<name>[^"]+)" not found')
@@ -123,59 +112,6 @@ def held_up(pod: Manifest, engine: Running, events: Sequence[Event], *, containe
     if reason in ("CreateContainerError", "RunContainerError", "StartError", "PostStartHookError", "PreCreateHookError"):
         return unstartable(message)
     return _mounts(events)
-
-
-def image_refused(named: str, said: str, pod: Manifest, namespace: str) -> Hindrance:
-    """Why an image cannot be had."""
-    short = _shortened(said)
-    registry = named.partition("/")[0]
-    if re.search(r"toomanyrequests|\b429\b|rate limit", said):
-        return Hindrance(
-            F.DOWNLOAD_FAILED,
-            f"The registry limits how often {named} may be pulled ({short}). Add a pull secret to the pool's `image_pull_secrets`, or use a mirror.",
-            LONG,
-        )
-    if re.search(r"no space left|disk quota", said):
-        return Hindrance(F.DISK_FULL, f"The node's disk has no room for {named} ({short}).", A_WHILE)
-    ecr = _ECR.search(named) or _ECR.search(said)
-    if ecr and re.search(_DENIED, said):
-        return Hindrance(
-            F.BAD_IMAGE,
-            f"ECR refused {named} ({short}): the registry's token expired (it lasts 12 hours), or is missing. "
-            f"{ecr_fix(ecr['server'], ecr['region'], pod, namespace)}",
-        )
-    if re.search(r"no match for platform|no matching manifest|exec format", said):
-        return Hindrance(F.BAD_IMAGE, f"{named} has no build for this node's kind of processor ({short}).")
-    if re.search(_NO_IMAGE, said) and not re.search(r"no such host|secret .* not found", said):
-        hint = " A private image that may not be seen looks the same." if "docker.io" in said or registry.count(".") == 0 else ""
-        return Hindrance(F.BAD_IMAGE, f"There is no image {named} ({short}). Correct the model's `image`.{hint}")
-    if re.search(_DENIED, said):
-        secrets = [str(one.get("name")) for one in (pod.get("spec") or {}).get("imagePullSecrets") or ()]
-        what = f"the pull secret {', '.join(secrets)} does not open it" if secrets else "no pull secret is set"
-        return Hindrance(
-            F.BAD_IMAGE,
-            f"The registry refused {named} ({short}): {what}. Make one (`kubectl -n {namespace} create secret docker-registry ...`) and name it in "
-            "the pool's `image_pull_secrets`.",
-        )
-    if re.search(r"x509|certificate|server gave HTTP response", said):
-        return Hindrance(
-            F.BAD_IMAGE,
-            f"The node does not trust the registry of {named} ({short}). Give its container runtime the authority.",
-            BRIEF,
-        )
-    return Hindrance(F.DOWNLOAD_FAILED, f"The node cannot fetch {named} yet ({short}).", LONG)
-
-
-def ecr_fix(server: str, region: str, pod: Manifest, namespace: str) -> str:
-    """The command that makes the pull secret anew."""
-    secrets = [str(one.get("name")) for one in (pod.get("spec") or {}).get("imagePullSecrets") or ()]
-    secret = secrets[0] if secrets else "ecr"
-    first = "" if secrets else "Add `ecr` to the pool's `image_pull_secrets`, and "
-    return (
-        f"{first}run: kubectl -n {namespace} create secret docker-registry {secret} --docker-server={server} --docker-username=AWS "
-        f'--docker-password="$(aws ecr get-login-password --region {region})" --dry-run=client -o yaml | kubectl apply -f - '
-        "(a CronJob that does so is in docs/guides/kubernetes-pool.md)"
-    )
 
 
 def misconfigured(said: str, namespace: str) -> Hindrance:
@@ -421,20 +357,3 @@ def not_made(said: str) -> Hindrance:
 def _last(events: Sequence[Event], reasons: Sequence[str]) -> str:
     found = [one for one in events if one.reason in reasons]
     return max(found, key=lambda one: one.at).message if found else ""
-
-
-_WRAPPING = (
-    r"\b(?:ErrImagePull|ImagePullBackOff|InvalidImageName)\b:?",
-    r'Back-off pulling image "[^"]*":?',
-    r'Failed to pull image "[^"]*":?',
-    r"rpc error: code = \w+ desc =",
-    r'failed to pull and unpack image "[^"]*":',
-    r'failed to resolve reference "[^"]*":',
-)
-
-
-def _shortened(said: str) -> str:
-    """What a registry said, without what the kubelet wraps around it."""
-    words = " ".join(re.sub("|".join(_WRAPPING), " ", said).split()).strip(" :")
-    half = words[: len(words) // 2].strip()
-    return (half if half and words == f"{half} {half}" else words)[:240] or "no reason told"

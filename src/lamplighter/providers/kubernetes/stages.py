@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lamplighter.providers.base import StageReport
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.reading import Event, Running, condition, container, created, moment
-from lamplighter.providers.kubernetes.workload import CONTAINER, PRELOAD
+from lamplighter.providers.kubernetes.template import CONTAINER, PRELOAD
 
 WAKE = ("schedule", "pull", "load")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s?%")

@@ -167,10 +167,10 @@ async def test_an_api_server_that_stays_away_is_said(world: FakeWorld, monkeypat
 async def test_a_slow_api_server_does_not_hold_up_a_look(world: FakeWorld) -> None:
     """One slow cluster would slow down every other pool."""
     await world.wake()
-    world.cluster.latency = 1.0
+    world.cluster.latency = 8.0
     began = time.monotonic()
     await world.provider.observe()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 4.0
     world.cluster.heal()
 
 
