@@ -105,6 +105,20 @@ def test_what_a_model_is_doing(status: dict[str, object], text: str) -> None:
     assert doing(status, 1000.0) == text
 
 
+@pytest.mark.parametrize(
+    ("switch", "text"),
+    [
+        (None, "asleep"),
+        ({"target": "m@v2", "candidate": None, "weight": 0.0, "phase": None, "of": None}, "asleep; m@v2 serves its name"),
+        ({"target": "m", "candidate": "m@v2", "weight": 0.5, "phase": "serving", "of": None}, "asleep; 0.5% to m@v2 (serving)"),
+        ({"target": None, "candidate": None, "weight": None, "phase": None, "of": "m"}, "asleep; a revision of m"),
+    ],
+)
+def test_who_answers_for_a_name_is_said(switch: dict[str, object] | None, text: str) -> None:
+    """If this fails, a model looks asleep while another one serves its name, and nobody sees which."""
+    assert doing({"name": "m", "state": "asleep", "switch": switch}, 1000.0) == text
+
+
 def test_failing_endpoints_are_named_with_reason_and_time() -> None:
     """A person who asks why nothing answers would see a model that looks well."""
 
