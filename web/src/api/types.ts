@@ -97,6 +97,14 @@ export interface ModelStatus {
   last_wake: { seconds: number; at: number } | null;
   /** What the next wake would cost; null when nobody knows, or it costs nothing. */
   quote?: Quote | null;
+  /** Who answers for its name, when that was changed; `of`: the model whose other revision this is. */
+  switch?: {
+    target: string | null;
+    candidate: string | null;
+    weight: number | null;
+    phase: string | null;
+    of: string | null;
+  } | null;
 }
 
 export interface Catalogue {

@@ -106,11 +106,12 @@ export function ModelList({ models, chosen, admin, onChoose }: ListProps) {
     event.preventDefault();
     rows[(at + step + rows.length) % rows.length]?.focus();
   };
-  if (models.length === 0) return <p className="p-4 text-sm text-muted">{t.none}</p>;
+  const names = models.filter((model) => !model.switch?.of); // another revision is no name that people choose
+  if (names.length === 0) return <p className="p-4 text-sm text-muted">{t.none}</p>;
   return (
     <>
       <ul ref={list} onKeyDown={onKeyDown} className="overflow-y-auto p-1.5">
-        {models.map((model) => (
+        {names.map((model) => (
           <Row
             key={model.name}
             model={model}
