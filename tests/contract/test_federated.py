@@ -114,6 +114,7 @@ async def world(aws: Emulator, data: Path, monkeypatch: pytest.MonkeyPatch) -> A
         await asyncio.to_thread(chain.__exit__)
 
 
+@pytest.mark.long
 class TestContract(ProviderContract):
     """`aws`, federated."""
 
@@ -167,6 +168,7 @@ async def test_a_lost_machine_leaves_no_hanging_pod_and_no_stale_node(world: Cha
     assert not await world.until(lambda seen: not seen)
 
 
+@pytest.mark.long
 async def test_a_spot_notice_is_passed_on(world: ChainWorld) -> None:
     """Two minutes in which another machine could take over would pass unused."""
     await world.provider.scale(Desired({"one": 1}), frozenset())
@@ -239,6 +241,7 @@ async def test_a_pod_that_cannot_run_says_why_in_the_kubelets_words(world: Chain
     await eventually(lambda: not world.left(), world.left)
 
 
+@pytest.mark.long
 async def test_a_pod_that_somebody_deletes_is_a_loss(world: ChainWorld) -> None:
     """Its conversations are gone with it: they must be told, and a machine with an unknown pod must not be taken for the old one."""
     await world.provider.scale(Desired({"one": 1}), frozenset())
@@ -254,6 +257,7 @@ async def test_a_pod_that_somebody_deletes_is_a_loss(world: ChainWorld) -> None:
     await eventually(lambda: not world.left(), world.left)
 
 
+@pytest.mark.long
 async def test_liqo_that_hangs_holds_no_machine(world: ChainWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tidiness must not cost money: the machine ends although its peering cannot be taken apart."""
     monkeypatch.setattr(node_passage, "PART_LIMIT", 2.0)
@@ -269,6 +273,7 @@ async def test_liqo_that_hangs_holds_no_machine(world: ChainWorld, monkeypatch: 
     await eventually(lambda: not world.left(), world.left, limit=60)
 
 
+@pytest.mark.long
 async def test_home_that_does_not_answer_holds_no_machine(world: ChainWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The API server is away for an upgrade, and a GPU bills until it is back."""
     monkeypatch.setattr(node_passage, "PART_LIMIT", 2.0)
@@ -284,6 +289,7 @@ async def test_home_that_does_not_answer_holds_no_machine(world: ChainWorld, mon
     await eventually(lambda: not world.left(), world.left, limit=60)
 
 
+@pytest.mark.long
 async def test_a_restarted_keeper_adopts_in_every_phase(world: ChainWorld) -> None:
     """A crash of ours in the middle of a handshake would leave half a peering, or buy a second machine."""
     world.nodes.plan = NodePlan(boot=0.3, mesh=0.2, cluster=0.5)
@@ -316,6 +322,7 @@ async def test_a_restarted_keeper_adopts_in_every_phase(world: ChainWorld) -> No
     await eventually(lambda: not world.left(), world.left)
 
 
+@pytest.mark.long
 async def test_what_a_keeper_left_behind_is_cleared_by_the_next(world: ChainWorld) -> None:
     """It was killed, and the machine ended by its lease: nobody else knows of the peering."""
     await world.provider.scale(Desired({"one": 1}), frozenset())

@@ -129,19 +129,17 @@ class FederatedProvider:
     async def scale(self, desired: Desired, doomed: frozenset[str]) -> None:
         """Machines are ordered at once; the doomed first leave the home cluster, then their machines end. Raises ProviderError."""
         self._use()
-        await self._first()
+        _, problem = await cancellable(asyncio.gather(self._first(), self._hindrance(desired)))
         facts = self.aws.facts()
         self._doomed = (self._doomed | doomed) & {*facts, *self._passages, *doomed}
         for handle in self._doomed & set(facts):
             self._passage(handle, facts[handle]).leave()
         staying = {handle for handle in self._doomed if handle in self._passages and not self._passages[handle].released}
-        problem: ProviderError | None = None
         living = sum(one.living and handle not in self._doomed for handle, one in facts.items())
-        if sum(desired.replicas.values()) > living:
-            try:
-                await self._can_receive()
-            except ProviderError as error:  # whoever is to end ends nevertheless
-                problem, desired = error, Desired({})
+        if sum(desired.replicas.values()) <= living:
+            problem = None
+        if problem is not None:  # nothing is launched; whoever is to end ends nevertheless
+            desired = Desired({})
         await self.aws.scale(desired, doomed - staying, frozenset(staying))
         self._wanted.set()
         if problem is not None:
@@ -168,18 +166,19 @@ class FederatedProvider:
             home, self._home = self._home, None
             await home.close()
 
-    async def _can_receive(self) -> None:
-        """Whether home could take a machine in at all, asked before one is paid for. Raises ProviderError."""
-        if self._clock.monotonic() - self._received_at < RECEIVES_FOR:
-            return
-        opened = await self._country.liqo.open(self._cluster(), self._country.space)
+    async def _hindrance(self, desired: Desired) -> ProviderError | None:
+        """Why home could not take a machine in at all, asked before one is paid for; None: it could."""
+        if not any(desired.replicas.values()) or self._clock.monotonic() - self._received_at < RECEIVES_FOR:
+            return None
+        try:
+            opened = await self._country.liqo.open(self._cluster(), self._country.space)
+        except ProviderError as error:
+            return error
         if opened.reason in _NEVER:
-            raise ProviderError(
-                opened.detail or f"The namespace {self._country.space} cannot be offloaded ({opened.reason}).",
-                reason=WakeFailure.FEDERATION_FAILED,
-                next_step=opened.next_step,
-            )
+            what = opened.detail or f"The namespace {self._country.space} cannot be offloaded ({opened.reason})."
+            return ProviderError(what, reason=WakeFailure.FEDERATION_FAILED, next_step=opened.next_step)
         self._received_at = self._clock.monotonic()
+        return None
 
     # --- the work -----------------------------------------------------------------------------------------------------------------------
 
