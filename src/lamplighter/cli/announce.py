@@ -17,10 +17,12 @@ from lamplighter.cli.invocation import console
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """The start of one server. `first_key`: made just now, shown this once. `note`: a word about weak models."""
+    """The start of one server. `login`: None where whoever reads this may not be who administers. `first_key`: made just now, shown this once.
+    `note`: a word about weak models.
+    """
 
     url: str
-    login: str
+    login: str | None
     first_key: str | None
     models: tuple[str, ...]
     data: str
@@ -46,7 +48,7 @@ class Announcer:
                 self._line("listening", **asdict(said))
             else:
                 self._banner(said)
-        if open_browser:
+        if open_browser and said.login:
             import webbrowser
 
             webbrowser.open(said.login)
@@ -88,9 +90,10 @@ class Announcer:
         from rich.text import Text
 
         screen = console()
-        link = Text(said.login, style=f"bold cyan link {said.login}")
         screen.print(Text("Lamplighter", style="bold"), Text(f"serves {', '.join(said.models) or 'no model yet'}", style="dim"))
-        screen.print(Text("  chat   "), link, Text("  (opens once, within 15 minutes)", style="dim"), sep="", soft_wrap=True)
+        link = Text(said.login or said.url, style=f"bold cyan link {said.login or said.url}")
+        opens = "opens once, within 15 minutes" if said.login else "sign in with a key"
+        screen.print(Text("  chat   "), link, Text(f"  ({opens})", style="dim"), sep="", soft_wrap=True)
         screen.print(Text(f"  API    {said.url}/v1"), soft_wrap=True)
         screen.print(Text(f"  data   {said.data}"), soft_wrap=True)
         screen.print(Text(f"  config {said.config_file or 'none: the defaults'}"), soft_wrap=True)

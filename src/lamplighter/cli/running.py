@@ -87,12 +87,17 @@ async def _serve(plan: Plan, listener: socket.socket | None, admin: socket.socke
 async def _announcement(
     plan: Plan, installation: Installation, listener: socket.socket, certificate: Certificate | None
 ) -> Announcement:
-    """Make the first keys, and say where we are."""
-    first_key = await installation.first_keys(admin_key())
+    """Make the first keys, and say where we are.
+
+    In a pod this goes into a log that many may read: there nobody gets a link to sign in with, who has a preset key does not need one.
+    """
+    preset = admin_key()
+    first_key = await installation.first_keys(preset)
+    logged = preset is not None and "KUBERNETES_SERVICE_HOST" in os.environ  # noqa: TID251 - how every pod knows that it is one
     url = plan.config.server.public_url or local_url(listener, tls=certificate is not None)
     return Announcement(
         url=url,
-        login=await installation.login_link(url),
+        login=None if logged else await installation.login_link(url),
         first_key=first_key,
         models=tuple(plan.config.models),
         data=str(plan.folder.root),

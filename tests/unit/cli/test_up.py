@@ -169,6 +169,15 @@ def test_a_preset_key_is_used_and_never_printed(folder: DataFolder, config: Path
     assert "shown this once" not in server.out
 
 
+def test_a_pod_puts_no_login_link_into_its_log(folder: DataFolder, config: Path) -> None:
+    """Whoever may read the pods' logs, or the store that collects them, would be an administrator for a quarter of an hour after each start."""
+    extra = {"LAMPLIGHTER_ADMIN_KEY": "lk-preset-0123456789", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    with serving(folder, "up", "--config", config, **extra) as server:
+        server.end(signal.SIGTERM)
+    assert "#login=" not in server.out + server.err
+    assert "sign in with a key" in server.out
+
+
 def test_json_for_log_collectors(folder: DataFolder, config: Path) -> None:
     """Every line of both streams is an object."""
     with serving(folder, "up", "--config", config, "--log-format", "json") as server:
