@@ -27,8 +27,8 @@ async def test_a_federated_pool_needs_no_more_than_the_chart_gives(tmp_path: Pat
         home.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         documents = render({"federation": {"enabled": True}})
         for kind in ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"):
-            for one in of(documents, kind):
-                home.create(dict(one))
+            for right in of(documents, kind):
+                home.create(dict(right))
         token = home.account(NAMESPACE, ACCOUNT)
         recorded = Recorded(home, f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}")
         with Emulator(region=REGION) as aws:

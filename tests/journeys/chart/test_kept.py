@@ -44,12 +44,13 @@ def fresh(control_plane: ControlPlane, node: Kubelet) -> Iterator[Release]:
     made.helm.uninstall(NAME, ignore_not_found=True)
     for space in (SPACE, AWAY):
         control_plane.http.delete(f"/api/v1/namespaces/{space}")
-    for space in (SPACE, AWAY):
-        eventually(
-            lambda space=space: control_plane.http.get(f"/api/v1/namespaces/{space}").status_code == 404, what=f"{space} is gone"
-        )
+    eventually(lambda: not _spaces(made), what="both namespaces are gone")
     for claim in ("weights", "weights-read"):
         control_plane.http.delete(f"/api/v1/persistentvolumes/{AWAY}-{claim}")
+
+
+def _spaces(release: Release) -> set[str]:
+    return {one["metadata"]["name"] for one in release.get("/api/v1/namespaces")["items"]} & {SPACE, AWAY}
 
 
 def _secrets(release: Release) -> dict[str, Any]:
