@@ -21,6 +21,7 @@ class Case:
     reason: str
 
 
+_LONG = ("memory", "gpu-memory")
 CASES = {
     "image": Case(
         Outcome(Fault.IMAGE_PULL, message="failed to authorize: failed to fetch oauth token: unexpected status: 403 Forbidden"),
@@ -42,7 +43,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name, marks=[pytest.mark.long] if name in _LONG else []) for name, case in CASES.items()]
+)
 def test_why_a_pod_does_not_serve(world: World, case: Case) -> None:
     """`Something went wrong` sends people to kubectl; they must read the cause where they asked."""
     world.node(outcomes={"*": case.outcome}, backoff=0.2)
@@ -61,6 +64,7 @@ def test_why_a_pod_does_not_serve(world: World, case: Case) -> None:
     eventually(lambda: world.replicas() == 0, what="what fails does not stay and cost money")
 
 
+@pytest.mark.long
 def test_no_gpu_is_free(world: World) -> None:
     """Waiting for a GPU that nobody will free looks like a hanging server."""
     world.node(gpus=0)
@@ -75,6 +79,7 @@ def test_no_gpu_is_free(world: World) -> None:
     assert "no_capacity" in json.dumps(server.model())
 
 
+@pytest.mark.long
 def test_a_missing_secret(world: World, started: Callable[..., Server]) -> None:
     """A hub token that was never made keeps a container from being created; its name must be told."""
     world.node()
@@ -96,6 +101,7 @@ def test_a_missing_secret(world: World, started: Callable[..., Server]) -> None:
     server.until("awake")
 
 
+@pytest.mark.long
 def test_the_namespace_is_not_there(world: World) -> None:
     """The first thing that people forget; it must be named at the first question, not looped over in a log."""
     world.node()

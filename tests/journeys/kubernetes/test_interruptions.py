@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from lamplighter.testing.engine import WORDS
 from lamplighter.testing.kubernetes import Outcome
 from tests.journeys.harness import Server, eventually
@@ -43,6 +45,7 @@ def test_the_api_server_goes_and_comes_back_during_a_wake(world: World) -> None:
     assert len(world.pods()) == 1
 
 
+@pytest.mark.long
 def test_the_api_server_goes_while_the_model_answers(world: World, started: Callable[..., Server]) -> None:
     """Answers need no API server: its outage must not be one of ours."""
     server = started()
@@ -106,6 +109,7 @@ def test_a_pod_killed_in_an_answer_that_nobody_may_go_on_with(world: World) -> N
     assert "error" in events[-1], events[-3:]
 
 
+@pytest.mark.long
 def test_a_node_that_dies(world: World) -> None:
     """A machine that is gone says nothing: its model must be found to be gone, and woken elsewhere."""
     first = world.node("gpu-1")
@@ -119,6 +123,7 @@ def test_a_node_that_dies(world: World) -> None:
     assert ask_stream(server)[1][-1] == {"done": True}
 
 
+@pytest.mark.long
 def test_watches_that_are_cut_and_forgotten(world: World) -> None:
     """Proxies and restarts cut watches, etcd forgets: the keeper must notice a pod that turns ready meanwhile."""
     world.node(outcomes={"*": Outcome(pull=1.0, load=1.0)})

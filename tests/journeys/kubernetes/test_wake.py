@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import pytest
+
 from lamplighter.testing.kubernetes import Outcome
 from tests.journeys.harness import Server, eventually
 from tests.journeys.kubernetes.world import MODELS, World, ask_stream
@@ -62,6 +64,7 @@ def test_what_the_keeper_makes(world: World, started: Callable[..., Server]) -> 
     assert engine.behaviour.key not in server.text()  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_two_replicas_and_one_that_is_enough(world: World) -> None:
     """With min_replicas and max_replicas the cluster has as many pods as are asked for, never more."""
     world.node(gpus=3)
