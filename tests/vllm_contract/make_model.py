@@ -7,9 +7,9 @@ no hub is needed. Heads of length 64, which vLLM's CPU kernels know.
 import sys
 from pathlib import Path
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import torch  # type: ignore[import-not-found]  # it is in vLLM's environment, not in ours
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # type: ignore[import-not-found]  # it is in vLLM's environment, not in ours
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # type: ignore[import-not-found]  # it is in vLLM's environment, not in ours
 
 CHAT = (
     "{% for message in messages %}<|{{ message.role if message.role in ('system', 'user') else 'assistant' }}|>{{ message.content }}"
