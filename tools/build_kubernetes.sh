@@ -62,7 +62,7 @@ apt=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources" 
 apt-get "${apt[@]}" update >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; fail "apt has no source packages here"; }
 cd "$work"
 apt-get "${apt[@]}" source --download-only "kubernetes" >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; fail "the source package kubernetes cannot be had"; }
-archive=("$work"/kubernetes_"$version"*.orig.tar.*)
+archive=("$work"/kubernetes_*"$version".orig.tar.*) # Debian calls it 1.20.5+really1.20.2
 [ -e "${archive[0]}" ] || fail "apt's source package is not version $version: $(find "$work" -maxdepth 1 -name 'kubernetes_*' -printf '%f ')"
 mkdir source
 tar -xf "${archive[0]}" -C source --strip-components=1

@@ -3,6 +3,8 @@
 On Linux all of 127.0.0.0/8 is this machine; elsewhere the addresses must be added to the loopback interface first.
 """
 
+import asyncio
+import contextlib
 import secrets
 import socket
 from collections.abc import Mapping
@@ -91,6 +93,18 @@ def make_engine(
     return FakeEngine(host=host, port=port, **options)
 
 
+async def answered(host: str, port: int, path: str) -> str:
+    """The status of an HTTP GET, or nothing when nobody answers."""
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            return (await reader.readline()).decode("latin-1").split(" ")[1]
+        finally:
+            writer.close()
+    return ""
+
+
 def counters_of(engine: PodEngine) -> Counters:
     """What happened in one."""
     found = engine.engine.counters if isinstance(engine, FakeOllama) else getattr(engine, "counters", None)
@@ -98,4 +112,4 @@ def counters_of(engine: PodEngine) -> Counters:
     return found
 
 
-__all__ = ["PodEngine", "counters_of", "free_address", "made_up_address", "make_engine", "port_of", "serves_model"]
+__all__ = ["PodEngine", "answered", "counters_of", "free_address", "made_up_address", "make_engine", "port_of", "serves_model"]

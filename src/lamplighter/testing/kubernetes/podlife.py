@@ -11,6 +11,7 @@ from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.testing.kubernetes.api import Api
 from lamplighter.testing.kubernetes.engines import (
     PodEngine,
+    answered,
     counters_of,
     free_address,
     made_up_address,
@@ -19,7 +20,7 @@ from lamplighter.testing.kubernetes.engines import (
     serves_model,
 )
 from lamplighter.testing.kubernetes.outcomes import Fault, Outcome
-from lamplighter.testing.kubernetes.times import now_text
+from lamplighter.testing.kubernetes.podstatus import PodStatus
 
 if TYPE_CHECKING:
     from lamplighter.testing.kubernetes.kubelet import Kubelet
@@ -51,10 +52,7 @@ class PodLife:
         self._address = ""
         self._ending = asyncio.Event()
         self._struck: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
-        self._statuses: dict[str, Manifest] = {}
-        self._conditions: dict[str, Manifest] = {
-            one["type"]: one for one in (pod.get("status") or {}).get("conditions") or [] if one["type"] == "PodScheduled"
-        }
+        self._status = PodStatus(pod, kubelet.logs)
         self.heard(pod)
 
     def heard(self, pod: Manifest) -> None:
@@ -93,18 +91,18 @@ class PodLife:
     async def _live(self) -> None:
         spec = self._pod["spec"]
         for one in [*(spec.get("initContainers") or []), *spec["containers"]]:
-            self._waiting(
+            self._status.waiting(
                 one, "PodInitializing" if spec.get("initContainers") and one in spec["containers"] else "ContainerCreating"
             )
-        self._condition("Initialized", not spec.get("initContainers"))
-        self._condition("Ready", False)
+        self._status.condition("Initialized", not spec.get("initContainers"))
+        self._status.condition("Ready", False)
         with contextlib.suppress(_Ended):
             if self._outcome.fault is Fault.REJECTED:
                 await self._fail("UnexpectedAdmissionError", self._outcome.told())
             await self._write("Pending")
             for container in spec.get("initContainers") or []:
                 await self._initialise(container)
-            self._condition("Initialized", True)
+            self._status.condition("Initialized", True)
             serving = port_of(self._pod)
             main = next(one for one in spec["containers"] if serving is None or one["name"] == serving[0])
             for container in spec["containers"]:
@@ -128,11 +126,11 @@ class PodLife:
             told = f'Failed to pull image "{image}": {self._outcome.told()}'
             await self._event("Failed", told, warning=True)
             await self._event("Failed", "Error: ErrImagePull", warning=True)
-            self._waiting(container, "ErrImagePull", self._outcome.told())
+            self._status.waiting(container, "ErrImagePull", self._outcome.told())
             await self._write("Pending")
             await asyncio.sleep(_RETRY)
             await self._event("BackOff", f'Back-off pulling image "{image}"')
-            self._waiting(
+            self._status.waiting(
                 container, "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {self._outcome.told()}'
             )
             await self._write("Pending")
@@ -154,12 +152,12 @@ class PodLife:
             await self._environment(container)
             await self._event("Created", f"Created container: {container['name']}")
             await self._event("Started", f"Started container {container['name']}")
-            self._running(container, ready=False)
+            self._status.running(container, ready=False)
             await self._write("Pending")
-            self._log(container, *(self._outcome.logs if self._outcome.fault is Fault.PRELOAD else ("done",)))
+            self._status.log(container, *(self._outcome.logs if self._outcome.fault is Fault.PRELOAD else ("done",)))
             await asyncio.sleep(self._outcome.preload)
             if not self._faulty(Fault.PRELOAD):
-                self._terminated(container, 0, "Completed", again=False)
+                self._status.terminated(container, 0, "Completed", again=False)
                 await self._write("Pending")
                 return
             self._starts += 1
@@ -171,7 +169,7 @@ class PodLife:
         if not self._address:
             self._address = free_address(port) if self._listens(port) and port is not None else made_up_address()
         await self._started(container)
-        self._log(container, *(self._outcome.logs or (f"pretended engine of {self._pod['metadata']['name']}: loading",)))
+        self._status.log(container, *(self._outcome.logs or (f"pretended engine of {self._pod['metadata']['name']}: loading",)))
         for fault, code, reason in ((Fault.OOM_KILLED, 137, "OOMKilled"), (Fault.CRASH, self._outcome.exit, "Error")):
             if self._faulty(fault):
                 await asyncio.sleep(self._outcome.after)
@@ -188,10 +186,10 @@ class PodLife:
         """A Job's pod: its container does its work once, and the pod is over."""
         await self._environment(container)
         await self._started(container)
-        self._log(container, *self._outcome.logs)
+        self._status.log(container, *self._outcome.logs)
         await asyncio.sleep(self._outcome.load)
         failed = self._outcome.fault is Fault.CRASH
-        self._terminated(container, self._outcome.exit if failed else 0, "Error" if failed else "Completed", again=False)
+        self._status.terminated(container, self._outcome.exit if failed else 0, "Error" if failed else "Completed", again=False)
         await self._write("Failed" if failed else "Succeeded")
         raise _Ended
 
@@ -222,14 +220,14 @@ class PodLife:
         probe = (container.get("readinessProbe") or {}).get("httpGet")
         if probe and self.engine is not None:
             said = ""
-            while not (said := await _asked(self._address, self._port(probe["port"]), probe.get("path", "/"))).startswith("2"):
+            while not (said := await answered(self._address, self._port(probe["port"]), probe.get("path", "/"))).startswith("2"):
                 await self._event(
                     "Unhealthy", f"Readiness probe failed: HTTP probe failed with statuscode: {said or 'none'}", warning=True
                 )
                 await asyncio.sleep(_POLL * 5)
-        self._running(container, ready=True)
-        self._condition("ContainersReady", True)
-        self._condition("Ready", True)
+        self._status.running(container, ready=True)
+        self._status.condition("ContainersReady", True)
+        self._status.condition("Ready", True)
         await self._write("Running")
 
     def _port(self, told: Any) -> int:
@@ -245,23 +243,19 @@ class PodLife:
     async def _started(self, container: Manifest) -> None:
         await self._event("Created", f"Created container: {container['name']}")
         await self._event("Started", f"Started container {container['name']}")
-        self._running(container, ready=port_of(self._pod) is not None and container["name"] != port_of(self._pod)[0])  # type: ignore[index]
+        self._status.running(container, ready=port_of(self._pod) is not None and container["name"] != port_of(self._pod)[0])  # type: ignore[index]
         await self._write("Running")
 
     async def _back_off(self, container: Manifest, exit: int, reason: str) -> None:
         """It ended, and waits to be started again."""
         meta = self._pod["metadata"]
-        self._condition("Ready", False)
-        self._condition("ContainersReady", False)
-        self._terminated(container, exit, reason, again=True)
+        self._status.condition("Ready", False)
+        self._status.condition("ContainersReady", False)
+        self._status.terminated(container, exit, reason, again=True)
         await self._write("Pending" if container in (self._pod["spec"].get("initContainers") or []) else "Running")
         await asyncio.sleep(self._kubelet.backoff / 2)
         told = f"back-off 10s restarting failed container={container['name']} pod={meta['name']}_{self._space}({meta['uid']})"
-        last = self._statuses[container["name"]]["state"]
-        self._statuses[container["name"]] |= {
-            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": told}},
-            "lastState": last,
-        }
+        self._status.backs_off(container, told)
         await self._event(
             "BackOff",
             f"Back-off restarting failed container {container['name']} in pod {meta['name']}_{self._space}({meta['uid']})",
@@ -279,7 +273,7 @@ class PodLife:
             try:
                 return await self._resolved(container)
             except _Refused as error:
-                self._waiting(container, "CreateContainerConfigError", str(error))
+                self._status.waiting(container, "CreateContainerConfigError", str(error))
                 await self._event("Failed", f"Error: {error}", warning=True)
                 await self._write("Pending")
                 await asyncio.sleep(_RETRY)
@@ -304,10 +298,10 @@ class PodLife:
     async def _end(self, living: "asyncio.Task[None]") -> None:
         """SIGTERM, grace, and the last deletion."""
         containers = self._pod["spec"]["containers"]
-        serving = {one["name"] for one in containers if "running" in (self._statuses.get(one["name"]) or {}).get("state", {})}
+        serving = self._status.running_now(containers)
         for name in serving:
             await self._event("Killing", f"Stopping container {name}")
-        self._condition("Ready", False)
+        self._status.condition("Ready", False)
         with contextlib.suppress(_Ended):
             await self._write(None)
         if self.engine is not None:
@@ -315,7 +309,7 @@ class PodLife:
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
         for one in containers:
-            self._terminated(one, 0, "Completed", again=False)
+            self._status.terminated(one, 0, "Completed", again=False)
         with contextlib.suppress(_Ended):
             await self._write("Succeeded" if serving else None)
         while True:
@@ -342,92 +336,15 @@ class PodLife:
     async def _fail(self, reason: str, message: str) -> None:
         """The whole pod ended for good."""
         await self._event(reason, message, warning=True)
-        self._condition("Ready", False)
+        self._status.condition("Ready", False)
         await self._write("Failed", reason=reason, message=message)
         raise _Ended
 
     # ---- what it tells
 
-    def _key(self, container: Manifest) -> tuple[str, str, str]:
-        return (self._space, self.name, container["name"])
-
-    def _log(self, container: Manifest, *lines: str) -> None:
-        self._kubelet.logs.write(self._key(container), *lines)
-
-    def _base(self, container: Manifest) -> Manifest:
-        old = self._statuses.get(container["name"]) or {"restartCount": 0, "lastState": {}}
-        return {
-            "name": container["name"], "image": container["image"], "imageID": "", "ready": False, "started": False,
-            "restartCount": old["restartCount"], "lastState": old["lastState"],
-        }  # fmt: skip
-
-    def _waiting(self, container: Manifest, reason: str, message: str = "") -> None:
-        state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
-        self._statuses[container["name"]] = {**self._base(container), "state": state}
-        why = "trying and failing to pull image" if "ImagePull" in reason else reason
-        self._kubelet.logs.waits(self._key(container), why)
-
-    def _running(self, container: Manifest, *, ready: bool) -> None:
-        old = (self._statuses.get(container["name"]) or {}).get("state", {}).get("running")
-        self._kubelet.logs.waits(self._key(container), None)
-        state = {"running": old or {"startedAt": now_text()}}
-        identity = f"{container['image']}@sha256:{'0' * 64}"
-        self._statuses[container["name"]] = {
-            **self._base(container),
-            "state": state,
-            "ready": ready,
-            "started": ready,
-            "imageID": identity,
-        }
-
-    def _terminated(self, container: Manifest, exit: int, reason: str, *, again: bool) -> None:
-        base = self._base(container)
-        started = ((self._statuses.get(container["name"]) or {}).get("state", {}).get("running") or {}).get(
-            "startedAt", now_text()
-        )
-        message = (
-            self._kubelet.logs.last(self._key(container))
-            if exit and container.get("terminationMessagePolicy") == "FallbackToLogsOnError"
-            else ""
-        )
-        state = {
-            "exitCode": exit,
-            "reason": reason,
-            "startedAt": started,
-            "finishedAt": now_text(),
-            **({"message": message} if message else {}),
-        }
-        self._kubelet.logs.ended(self._key(container))
-        self._statuses[container["name"]] = {
-            **base,
-            "state": {"terminated": state},
-            "restartCount": base["restartCount"] + int(again),
-        }
-
-    def _condition(self, kind: str, holds: bool) -> None:
-        told = {"type": kind, "status": str(holds), "lastProbeTime": None}
-        if not holds:
-            told |= {"reason": "ContainersNotReady", "message": "containers with unready status"}
-        old = self._conditions.get(kind)
-        moment = old["lastTransitionTime"] if old is not None and old["status"] == told["status"] else now_text()
-        self._conditions[kind] = {**told, "lastTransitionTime": moment}
-
     async def _write(self, phase: str | None, **more: str) -> None:
         """Write the status. Raises _Ended when the pod is gone; waits while the API server cannot be reached."""
-        spec = self._pod["spec"]
-        status: Manifest = {
-            "conditions": list(self._conditions.values()), "hostIP": self._kubelet.logs.host,
-            "containerStatuses": [self._statuses[one["name"]] for one in spec["containers"] if one["name"] in self._statuses],
-            "startTime": (self._pod.get("status") or {}).get("startTime") or now_text(), **more,
-        }  # fmt: skip
-        if phase is not None:
-            status["phase"] = phase
-        if self._address:
-            status |= {"podIP": self._address, "podIPs": [{"ip": self._address}]}
-        if spec.get("initContainers"):
-            status["initContainerStatuses"] = [
-                self._statuses[one["name"]] for one in spec["initContainers"] if one["name"] in self._statuses
-            ]
+        status = {**self._status.body(self._pod, self._address), **more, **({"phase": phase} if phase is not None else {})}
         while True:
             with contextlib.suppress(KubernetesError):
                 kept = await self._api.merge(known.POD, self._space, self.name, {"status": status}, "status")
@@ -447,18 +364,6 @@ def _missing(space: str, source: Manifest, *, there: bool) -> str:
     if there:
         return f"couldn't find key {source['key']} in Secret {space}/{source['name']}"
     return f'secret "{source["name"]}" not found'
-
-
-async def _asked(host: str, port: int, path: str) -> str:
-    """The status of an HTTP GET, or nothing when nobody answers."""
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
-            return (await reader.readline()).decode("latin-1").split(" ")[1]
-        finally:
-            writer.close()
-    return ""
 
 
 __all__ = ["PodLife"]
