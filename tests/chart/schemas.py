@@ -9,15 +9,33 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped] # ships no types
-import kubernetes_validate  # type: ignore[import-untyped] # nor does this
-from kubernetes_validate import utils
+from kubernetes_validate import utils  # type: ignore[import-untyped] # nor does this
+from referencing import Registry, Resource
 
 Schema = dict[str, Any]
 
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 
-# Each call reads and parses megabytes of definitions anew.
-utils.schema_contents = functools.cache(utils.schema_contents)
+utils.schema_contents = functools.cache(utils.schema_contents)  # each call reads and parses megabytes of definitions anew
+
+
+@functools.cache
+def _definitions(folder: str) -> Registry[Any]:
+    """What schemas of one version refer to, followed once: `kubernetes_validate.validate` follows it anew for each document."""
+    contents = utils.schema_contents(f"{folder}/_definitions.json", folder)
+    return (Resource.from_contents(contents) @ Registry()).crawl()
+
+
+@functools.cache
+def _validator(api_version: str, kind: str, version: str) -> jsonschema.Draft202012Validator:
+    """Checks one kind as one version of Kubernetes has it, unknown fields refused. Raises FileNotFoundError when that version has no such kind."""
+    folder = next(
+        f"kubernetes-json-schema/v{full}-local-strict" for full in utils.all_versions() if utils.major_minor(full) == version
+    )
+    group, slash, number = api_version.partition("/")
+    api = f"{group.partition('.')[0]}-{number}" if slash else group
+    contents = utils.schema_contents(f"{folder}/{kind.lower()}-{api}.json", folder)
+    return jsonschema.Draft202012Validator(contents, registry=Resource.from_contents(contents) @ _definitions(folder))
 
 
 def _closed(required: str = "", **properties: Any) -> Schema:
@@ -187,11 +205,11 @@ def problems(document: Mapping[str, Any], version: str) -> Iterator[str]:
             jsonschema.validate(document, _ENVELOPE)
             jsonschema.validate(document["spec"], custom)
         else:
-            kubernetes_validate.validate(dict(document), version, strict=True)
+            _validator(document["apiVersion"], document["kind"], version).validate(dict(document))
     except jsonschema.ValidationError as error:
         yield f"{name} ({version}): {'.'.join(map(str, error.path))}: {error.message}"
-    except kubernetes_validate.SchemaNotFoundError as error:
-        yield f"{name}: {error.message}; list its schema in CUSTOM, or correct its apiVersion"
+    except FileNotFoundError:
+        yield f"{name}: Kubernetes {version} has no {document['kind']} of {document['apiVersion']}; list its schema in CUSTOM, or correct it"
 
 
 def shape(tree: Any) -> Any:
