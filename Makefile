@@ -18,7 +18,7 @@ SYSTEM = $(PYTHON) -m tools.system_packages $(1) $(if $(filter no,$(SYSTEM_PACKA
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets share one environment
-.PHONY: help setup setup-dev up dev test test-long test-web check format docs bench bench-peers aws-smoke package lock clean
+.PHONY: help setup setup-dev up dev test test-long vllm-contract test-web check format docs bench bench-peers aws-smoke package lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +43,11 @@ test: setup-dev test-web ## Run the tests: unit, contract, journeys, and the pag
 
 test-long: setup-dev ## Run the tests that take minutes
 	@$(call SYSTEM,long)
+	@$(if $(filter no,$(SYSTEM_PACKAGES)),true,tools/build_kubernetes.sh) || echo "The tests on a real Kubernetes API server are skipped."
 	@$(BIN)/pytest $(TESTS) -m long $(ARGS)
+
+vllm-contract: setup-dev ## Ask a real vLLM (CPU build, in an environment of its own, 3.5 GB) for its contract
+	@$(BIN)/python -m tools.vllm_contract $(ARGS)
 
 test-web: setup-dev
 	@$(BIN)/python -m tools.build_page dev --npm test --silent
@@ -56,6 +60,7 @@ check: setup-dev ## Check format, lint, types, import boundaries, the page, gene
 	@$(BIN)/python -m tools.build_page dev --npm run check --silent
 	@$(BIN)/python -m tools.generate_docs --check
 	@$(BIN)/python -m tools.terraform_docs --check
+	@$(BIN)/python -m tools.chart_docs --check
 	@$(BIN)/python -m tools.pack_agent --check
 	@$(BIN)/python -m tools.check_repository
 	@echo "All checks passed."
