@@ -157,6 +157,11 @@ def read_only(documents: Documents) -> Iterator[str]:
         for container in containers(spec):
             if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
                 yield f"{name}: {container['name']}: its root is writable"
+
+
+def bounded(documents: Documents) -> Iterator[str]:
+    """What a pod writes into its own space is taken from the node, and a full node evicts its neighbours."""
+    for name, _, spec in pods(documents):
         for volume in spec.get("volumes", ()):
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
                 yield f"{name}: volume {volume['name']} may fill the node's disk"
@@ -284,7 +289,7 @@ def _of_liqo(role: Document) -> bool:
     return str(role["metadata"]["name"]).endswith("-federation")
 
 
-RULES: tuple[Rule, ...] = (restricted, read_only, resources, probes, images, open_secrets, rights)
+RULES: tuple[Rule, ...] = (restricted, read_only, bounded, resources, probes, images, open_secrets, rights)
 """What every pod of ours must keep; `tokens` needs to know who may have one."""
 
 
