@@ -9,6 +9,7 @@ import pytest
 from lamplighter.federation import names
 from lamplighter.providers.base import Desired, Presence
 from lamplighter.providers.kubernetes.client import Cluster
+from lamplighter.providers.kubernetes.examine import permissions
 from lamplighter.providers.kubernetes.janitor import release
 from lamplighter.testing.kubernetes import Controllers, FakeCluster, Fault, Kubelet, Outcome
 from lamplighter.testing.kubernetes.access import Ask
@@ -163,6 +164,18 @@ async def test_the_janitor_can_put_to_sleep_and_nothing_else() -> None:
 def made_cluster(made: KubernetesWorld) -> FakeCluster:
     """The pretended cluster of a world."""
     return _CLUSTERS[id(made)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"workload": "statefulset"}, {"nodes": 2, "gpus": 8}, {"preload": True}, {"manage": False}]
+)
+def test_the_role_is_what_doctor_asks_for(settings: Values) -> None:
+    """`lamplighter doctor` would call a fresh installation broken, and name a rule that the chart forgot; more than that nobody needs."""
+    rights = granted(render(combined(VALUES, {"pools": {"gpu": settings}})), "Role", "lamplighter-keeper", MODELS)
+    wanted: dict[str, set[str]] = {"/secrets[lamplighter-engine-gpu]": {"get"}}
+    for verb, group, resource, _ in permissions(pool(**settings)):
+        wanted.setdefault(f"{group}/{resource}", set()).add(verb)
+    assert rights == wanted
 
 
 def test_roles_give_exactly_the_calls() -> None:
