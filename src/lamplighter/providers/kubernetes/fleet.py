@@ -12,7 +12,7 @@ from lamplighter.providers.kubernetes import applying, names, reasons
 from lamplighter.providers.kubernetes.applying import labels
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.observing import handle, serves
-from lamplighter.providers.kubernetes.reading import Event, condition, created, deleting, event, name, over, subject, true, uid
+from lamplighter.providers.kubernetes.reading import Event, condition, created, deleting, event, name, over, subject, uid
 from lamplighter.providers.kubernetes.scaling import Written
 
 UNMADE = ".unmade-"
@@ -36,13 +36,13 @@ class Fleet:
     def passing(self, shown: Collection[str], doomed: Callable[[Manifest], bool]) -> set[str]:
         """Handles of pods that a ReplicaSet made in place of a doomed one before it heard that fewer are wanted: it ends them at once.
 
-        `shown`: handles of pods that were told already.
+        `shown`: handles of pods that were told already, those of the first look included.
         """
-        hidden: set[str] = set()
+        hidden = {handle(pod) for pod in self.pods if deleting(pod) and not doomed(pod)} - set(shown)
         for workload in self.workloads:
             there = [pod for pod in self.of(workload) if active(pod) and not doomed(pod)]
             beyond = len(there) - replicas(workload)
-            fresh = [pod for pod in there if handle(pod) not in shown and not true(pod, "Ready")]
+            fresh = [pod for pod in there if handle(pod) not in shown]
             newest = sorted(fresh, key=created, reverse=True)
             hidden |= {handle(pod) for pod in newest[: max(0, beyond)]}
         return hidden

@@ -33,6 +33,7 @@ from lamplighter.providers.kubernetes.observing import View, ended, group, handl
 from lamplighter.providers.kubernetes.reading import (
     Event,
     condition,
+    deleting,
     event,
     name,
     subject,
@@ -85,6 +86,7 @@ class KubernetesProvider:
         """Handles; kept until they are gone."""
         self._shown: set[str] = set()
         """Handles of the pods that were told."""
+        self._looked = False
         self._ended: dict[str, tuple[float, Observation]] = {}
         """Pods that went although nobody doomed them, by handle, and when that was seen (monotonic)."""
         self._stillborn: dict[str, Observation] = {}
@@ -107,6 +109,8 @@ class KubernetesProvider:
         self._memory.follow(pods)
         self._memory.read(cluster, self._namespace, pods)
         fleet = self._fleet()
+        if not self._looked:
+            self._shown, self._looked = {handle(pod) for pod in pods.values() if deleting(pod)}, True
         hidden = fleet.passing(self._shown, self._is_doomed)
         found = [self._observe(pod, now) for pod in pods.values() if serves(pod) and handle(pod) not in hidden]
         self._forget_the_gone(pods)
