@@ -61,6 +61,7 @@ check: setup-dev ## Check format, lint, types, import boundaries, the page, gene
 	@$(BIN)/python -m tools.generate_docs --check
 	@$(BIN)/python -m tools.terraform_docs --check
 	@$(BIN)/python -m tools.chart_docs --check
+	@$(BIN)/python -m tools.dashboards --check
 	@$(BIN)/python -m tools.pack_agent --check
 	@$(BIN)/python -m tools.check_repository
 	@echo "All checks passed."

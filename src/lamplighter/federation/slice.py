@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lamplighter.core.errors import ProviderError
-from lamplighter.federation.instances import INSTANCES, Machine
+from lamplighter.core.machines import INSTANCES, Machine
 
 PODS = 110
 """The kubelet's default limit."""

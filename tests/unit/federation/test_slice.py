@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamplighter.core.errors import ProviderError
-from lamplighter.federation.instances import INSTANCES
+from lamplighter.core.machines import INSTANCES
 from lamplighter.federation.slice import PODS, Slice, allocatable, amount, slice_for, slice_of
 
 GIB = 1024

@@ -6,8 +6,8 @@ logits (llama.cpp's log for Llama 3 8B: 258.5 MiB, of which 512 x 128,256 x 4 by
 
 from dataclasses import dataclass
 
+from lamplighter.core.gpus import GIB, Gpu
 from lamplighter.engines.llamacpp.gguf import Header
-from lamplighter.engines.sizing.gpus import GIB, Gpu
 
 _BATCH = 512
 _BESIDE_LOGITS = 16 * 2**20

@@ -6,9 +6,9 @@ CUDA graphs will take, and gives the rest to the cache (`gpu_worker.py`, `determ
 
 from dataclasses import dataclass
 
+from lamplighter.core.gpus import GIB, Gpu
 from lamplighter.engines.sizing import weights
 from lamplighter.engines.sizing.architecture import Architecture
-from lamplighter.engines.sizing.gpus import GIB, Gpu
 
 UTILISATION = 0.90
 """Said explicitly, since vLLM's own default has changed (0.9, and 0.92 in 0.32)."""

@@ -6,11 +6,11 @@ Not responsible for where a configuration comes from, nor for showing anything.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from lamplighter.core.gpus import Gpu
 from lamplighter.engines.sizing import budget as budgets
 from lamplighter.engines.sizing.architecture import Architecture
 from lamplighter.engines.sizing.budget import Budget, Step
 from lamplighter.engines.sizing.cache import Layout, layout
-from lamplighter.engines.sizing.gpus import Gpu
 
 MARGIN = 0.05
 """Share of the cache that is not promised: the sum agrees with published figures within it."""

@@ -6,11 +6,11 @@ always wins. The context is the largest for one request: a shorter one would ref
 """
 
 from lamplighter.core.errors import SourceError
+from lamplighter.core.gpus import GIB, find
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Accelerator
 from lamplighter.engines.sizing import known
 from lamplighter.engines.sizing.budget import UTILISATION
-from lamplighter.engines.sizing.gpus import GIB, find
 from lamplighter.engines.sizing.plan import Machines, Wish, plan
 
 _CHANGES_THE_SUM = frozenset(

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from lamplighter.core.gpus import GIB
 from lamplighter.engines.llamacpp import sizing as llamacpp
 from lamplighter.engines.sizing import quantization, weights
 from lamplighter.engines.sizing.architecture import Architecture
-from lamplighter.engines.sizing.gpus import GIB
 from lamplighter.engines.sizing.instances import by_memory
 from lamplighter.engines.sizing.plan import MARGIN, Machines, Plan, Wish, plan
 from lamplighter.operations.fit.find import Found

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 from lamplighter.core.errors import LamplighterError
+from lamplighter.core.gpus import GPUS, find
 from lamplighter.engines.sizing.architecture import Architecture
-from lamplighter.engines.sizing.gpus import GPUS, find
 from lamplighter.engines.sizing.instances import INSTANCES, by_memory
 from lamplighter.engines.sizing.plan import Machines, Plan, Wish, plan
 

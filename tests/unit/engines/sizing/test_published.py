@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from lamplighter.core.gpus import GIB, GPUS
 from lamplighter.engines.sizing import weights
 from lamplighter.engines.sizing.budget import Step, budget
 from lamplighter.engines.sizing.cache import BLOCK, layout
-from lamplighter.engines.sizing.gpus import GIB, GPUS
 from lamplighter.engines.sizing.known import names
 from tests.unit.engines.sizing import published
 from tests.unit.engines.sizing.published import CACHE, LAYOUTS, PARAMETERS, ROOM, WEIGHTS

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lamplighter.core.errors import LamplighterError, SourceError
+from lamplighter.core.gpus import GPUS
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.sizing import weights
-from lamplighter.engines.sizing.gpus import GPUS
 from lamplighter.engines.sizing.known import configuration
 from lamplighter.engines.sizing.plan import Machines, Wish
 from lamplighter.operations.fit import answer

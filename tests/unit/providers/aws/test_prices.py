@@ -163,7 +163,8 @@ def test_what_is_known_of_machines() -> None:
     """vLLM would be told to compute in a format that the GPU does not have."""
     t4 = accelerator("g4dn.xlarge")
     assert t4 is not None
-    assert (t4.name, t4.count, t4.memory, t4.bf16) == ("T4", 1, 16 * 2**30, False)
+    assert (t4.name, t4.count, t4.bf16) == ("T4", 1, False)
+    assert 14 * 2**30 < t4.memory < 16 * 2**30  # what CUDA gives, not what stands on the box
     four = accelerator("g5.12xlarge")
     assert four is not None
     assert (four.count, four.bf16) == (4, True)

@@ -1,6 +1,6 @@
-"""GPU instance types of EC2: vCPUs, memory, GPUs. Published figures (aws.amazon.com/ec2/instance-types, "Accelerated Computing", Nov 2026).
+"""AWS's types of machines with GPUs: vCPUs, memory, GPUs. Published figures (aws.amazon.com/ec2/instance-types, "Accelerated Computing", Nov 2026).
 
-A table and nothing more. Not responsible for what of it pods can use: that is `slice`.
+A table and nothing more; what the GPUs can is in `gpus`. Not responsible for what of it pods can use (`federation.slice`) nor for prices.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Machine(NamedTuple):
-    """One instance type. `memory` in GiB as AWS writes it, `gpu` as NVIDIA's device plugin names it."""
+    """One instance type. `memory` in GiB as AWS writes it; `gpu`: its name in `gpus.GPUS`, or one that is not listed there."""
 
     vcpus: int
     memory: float
@@ -46,9 +46,9 @@ _FAMILIES: Mapping[str, Mapping[str, Machine]] = {
         _12xlarge=(48, 384, 4), _24xlarge=(96, 768, 4), _48xlarge=(192, 1536, 8),
     ),
     "p3": _family("V100", _2xlarge=(8, 61, 1), _8xlarge=(32, 244, 4), _16xlarge=(64, 488, 8)),
-    "p3dn": _family("V100", _24xlarge=(96, 768, 8)),
-    "p4d": _family("A100", _24xlarge=(96, 1152, 8)),
-    "p4de": _family("A100", _24xlarge=(96, 1152, 8)),
+    "p3dn": _family("V100-32", _24xlarge=(96, 768, 8)),
+    "p4d": _family("A100-40", _24xlarge=(96, 1152, 8)),
+    "p4de": _family("A100-80", _24xlarge=(96, 1152, 8)),
     "p5": _family("H100", _4xlarge=(16, 256, 1), _48xlarge=(192, 2048, 8)),
     "p5e": _family("H200", _48xlarge=(192, 2048, 8)),
     "p5en": _family("H200", _48xlarge=(192, 2048, 8)),
