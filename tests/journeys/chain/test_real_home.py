@@ -12,7 +12,7 @@ from tests.journeys.harness import eventually
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_chain_with_a_real_home_cluster(tmp_path: Path, real_cluster: ControlPlane | LentCluster) -> None:
     """What a pretended API server is too kind about (validation, garbage collection, finalizers, the scheduler's own mind) would be met in use."""
     with world(tmp_path, home=real_cluster.access()) as made:

@@ -98,7 +98,7 @@ def _config(data: Path, settings: dict[str, Any], federation: dict[str, Any]) ->
             "pools": {
                 POOL: {
                     "kind": "aws", "region": REGION, "stack": STACK, "instance_types": ["g4dn.xlarge"], "sleep_after": "3s",
-                    "lease": "60s", "boot_deadline": "90s", "at_exit": "keep", "federation": "liqo", **settings,
+                    "lease": "60s", "boot_deadline": "240s", "at_exit": "keep", "federation": "liqo", **settings,
                 }
             },
             "federation": {"kubeconfig": str(data / "home.yaml"), **federation},
@@ -125,7 +125,7 @@ def world(folder: Path, *, home: Access | None = None, **settings: Any) -> Itera
         kubeconfig.write_text(yaml.safe_dump(dict(content)))
         installation = asyncio.run(_installation(data))
         light = {"name": "light", "address": "192.0.2.7:4242", "instance_id": "i-0123456789abcdef0"}
-        seed = PoolSeed(max=2, boot_deadline=60, lease=20, drain=1)
+        seed = PoolSeed(max=2, boot_deadline=240, lease=40, drain=1)
         manifest = aws.seed_stack(STACK, installation, REGION, pools={POOL: seed}, lighthouse=light)
         nodes = stack.enter_context(NodeFactory(aws, manifest, NodePlan(boot=0.1, mesh=0.1, cluster=0.3), clusters=chain))
         server = Server(data, _config(data, settings, {}), environment=aws.environment())
