@@ -67,7 +67,7 @@ class Memory:
     def log(self, pod: Manifest) -> str | None:
         """The end of what its crashed engine wrote; None while it is being read."""
         known, engine = self._pods[uid(pod)], container(pod, CONTAINER)
-        return known.log if known.log_of == engine.restarts + engine.over else None
+        return known.log if known.log_of == engine.ends else None
 
     def held(self, pod: Manifest, hindrance: Hindrance) -> float:
         """Seconds for which this has held it up, 0 at the first time."""
@@ -107,7 +107,7 @@ class Memory:
         if over(pod) or deleting(pod):
             return None
         if crashed(engine, known.restarts) and engine.ended is not None:
-            return (CONTAINER, not engine.over) if self.log(pod) is None else None
+            return (CONTAINER, engine.since is not None) if self.log(pod) is None else None
         preload = container(pod, PRELOAD, init=True)
         if preload.there and preload.since is not None and not preload.over:
             return PRELOAD, False
@@ -126,7 +126,7 @@ class Memory:
                 return
             text = ""  # the container's own last message has to do
         if after:
-            known.log, known.log_of = text, engine.restarts + engine.over
+            known.log, known.log_of = text, engine.ends
             return
         line = next((one.strip() for one in reversed(text.replace("\r", "\n").splitlines()) if one.strip()), "")
         known.words = replace(known.words, preload=line) if wanted == PRELOAD else replace(known.words, engine=line)

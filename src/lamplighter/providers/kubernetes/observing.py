@@ -78,9 +78,9 @@ def loaded(pod: Manifest, engine: Running) -> bool:
     return (engine.started and "startupProbe" in spec) or true(pod, "Ready")
 
 
-def crashed(engine: Running, restarts: int) -> bool:
-    """Whether its engine ended at least once since it was first seen serving."""
-    return engine.over or engine.restarts > restarts
+def crashed(engine: Running, before: int) -> bool:
+    """Whether its engine ended since it was first seen serving. `before`: how often it had, then."""
+    return engine.ends > before
 
 
 def observation(pod: Manifest, model: str, view: View, now: float) -> Observation:

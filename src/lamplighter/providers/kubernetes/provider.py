@@ -87,6 +87,7 @@ class KubernetesProvider:
         self._shown: set[str] = set()
         """Handles of the pods that were told."""
         self._looked = False
+        self._may_tidy = True
         self._ended: dict[str, tuple[float, Observation]] = {}
         """Pods that went although nobody doomed them, by handle, and when that was seen (monotonic)."""
         self._stillborn: dict[str, Observation] = {}
@@ -157,10 +158,8 @@ class KubernetesProvider:
                 body = {"metadata": {"annotations": {names.RENEWED: at}}}
                 with contextlib.suppress(KubernetesError):  # the next one will do
                     await cluster.patch(self._scaling.kind, name(workload), body, self._namespace)
-            elif self._config.manage and self._left_over(workload):
-                self._log.info("a workload of a model that is no more is removed", workload=name(workload))
-                with contextlib.suppress(KubernetesError):  # the next one will do
-                    await cluster.delete(self._scaling.kind, name(workload), self._namespace, uid=uid(workload))
+            elif self._config.manage and self._may_tidy and self._left_over(workload):
+                await self._tidy(cluster, workload)
 
     async def close(self) -> None:
         """Stop watching; everything in the cluster stays as it is."""
@@ -380,6 +379,14 @@ class KubernetesProvider:
 
     def _pods(self) -> Mapping[str, Manifest]:
         return self._mirrors["pods"].objects
+
+    async def _tidy(self, cluster: Cluster, workload: Manifest) -> None:
+        try:
+            await cluster.delete(self._scaling.kind, name(workload), self._namespace, uid=uid(workload))
+        except KubernetesError as error:
+            self._may_tidy = error.status != 403  # it sleeps and costs nothing: where it may not be removed it stays
+        else:
+            self._log.info("a workload of a model that is no more was removed", workload=name(workload))
 
     def _left_over(self, workload: Manifest) -> bool:
         """Whether it sleeps, and nothing of the configuration will wake it."""

@@ -91,6 +91,11 @@ class Running:
     started: bool = False
     restarts: int = 0
 
+    @property
+    def ends(self) -> int:
+        """How often it has ended. (While it waits to be started again, its last end is not counted as a restart yet.)"""
+        return self.restarts + (self.ended is not None and self.since is None)
+
 
 def container(pod: Manifest, wanted: str, *, init: bool = False) -> Running:
     """The status of the container `wanted`; of the first one when no container has that name (a workload that others made)."""

@@ -228,6 +228,23 @@ def test_a_startup_probe_that_will_never_pass() -> None:
     assert reasons.said_by_probe("Startup probe failed: HTTP probe failed with statuscode: 503") is None
 
 
+@pytest.mark.parametrize(
+    ("state", "last", "restarts", "ends"),
+    [
+        ({"waiting": {"reason": "ContainerCreating"}}, {}, 0, 0),
+        ({"running": {"startedAt": "2026-11-29T00:00:03Z"}}, {}, 0, 0),
+        ({"terminated": {"exitCode": 1}}, {}, 0, 1),
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, {"terminated": {"exitCode": 1}}, 0, 1),
+        ({"running": {"startedAt": "2026-11-29T00:00:03Z"}}, {"terminated": {"exitCode": 1}}, 1, 1),
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, {"terminated": {"exitCode": 1}}, 1, 2),
+    ],
+)
+def test_how_often_an_engine_ended(state: dict[str, Any], last: dict[str, Any], restarts: int, ends: int) -> None:
+    """Between its end and its next start a kubelet has not counted it yet: a crash that was told would be taken back for a moment."""
+    one = pod(containerStatuses=[{"name": "engine", "state": state, "lastState": last, "restartCount": restarts}])
+    assert container(one, "engine").ends == ends
+
+
 def test_times_and_events_of_both_apis() -> None:
     """Newer controllers write events without the fields that older ones fill."""
     old = {"reason": "A", "message": "m", "lastTimestamp": "2026-11-29T00:00:01Z", "source": {"component": "kubelet"}, "count": 3}
