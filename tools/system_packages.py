@@ -84,6 +84,9 @@ LONG = (
     SystemPackage("podman", _program("podman"), "the images are not built and run"),
     SystemPackage("buildah", _program("buildah"), "the images are not built and run"),
     SystemPackage("runc", _program("runc"), "the images are not run"),
+    SystemPackage("netavark", lambda: Path("/usr/lib/podman/netavark").exists(), "the images have no network of their own"),
+    SystemPackage("catatonit", _program("catatonit"), "the images' pods are not run"),
+    SystemPackage("iptables", _program("iptables"), "the images have no network of their own"),
     SystemPackage("mmdebstrap", _program("mmdebstrap"), "the images have no base where no registry can be reached"),
     SystemPackage("etcd-server", _program("etcd"), "the tests on a real Kubernetes API server are skipped"),
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped] # ships no types
-from kubernetes_validate import utils  # type: ignore[import-untyped] # nor does this
+from kubernetes_validate import utils
 from referencing import Registry, Resource
 
 Schema = dict[str, Any]

@@ -218,7 +218,7 @@ export const strings = {
       capacity: "Finding a machine",
       boot: "Starting the machine",
       mesh: "Joining the network",
-      cluster: "Joining the cluster",
+      cluster: "Making the cluster",
       federation: "Linking the clusters",
       schedule: "Finding a place to run",
       pull: "Fetching the model",
@@ -245,6 +245,7 @@ export const strings = {
       engine_refused: "Settings not accepted",
       unreachable: "Machine not reachable",
       provider_error: "Provider refused",
+      federation_failed: "Could not join the clusters",
     } as Record<string, string>,
   },
   empty: {

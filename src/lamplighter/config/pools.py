@@ -3,7 +3,7 @@
 Not responsible for what a kind does: that is its provider.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema, field_validator, model_validator
@@ -198,8 +198,18 @@ class AwsPool(PoolBase):
         "`federation:`, and the engine is a pod there.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_disk_for_pods(cls, given: Any) -> Any:
+        """The default of `model_storage` is what serves containers; pods of a joined cluster have none of it, and it would only cost."""
+        if isinstance(given, dict) and given.get("federation") == "liqo" and "model_storage" not in given:
+            return {**given, "model_storage": {"kind": "none"}}
+        return given
+
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        if self.federation == "liqo" and self.model_storage.kind != "none":
+            raise ValueError("model_storage: with federation liqo, pods fetch their weights themselves; leave it out")
         if not self.instance_types:
             raise ValueError("instance_types: name at least one")
         if self.lease < 60:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lamplighter.config import KubernetesPool, parse
+from lamplighter.config import AwsPool, KubernetesPool, parse
 from lamplighter.core.errors import ConfigError
 
 
@@ -106,3 +106,12 @@ def test_models_that_fit() -> None:
     )
     assert config.models["llama"].revision == "0cb88a4"
     assert config.federation.mtu == 1240
+
+
+def test_a_federated_machine_has_no_disk_for_weights() -> None:
+    """A volume that no pod can use would bill every hour of the month."""
+    spot = parse("pools: {spot: {kind: aws, region: eu-central-1, federation: liqo}}").pools["spot"]
+    assert isinstance(spot, AwsPool)
+    assert spot.model_storage.kind == "none"
+    with pytest.raises(ConfigError, match="model_storage: with federation liqo"):
+        parse("pools: {spot: {kind: aws, region: eu-central-1, federation: liqo, model_storage: {kind: volume}}}")

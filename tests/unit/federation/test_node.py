@@ -4,7 +4,7 @@ import itertools
 from ipaddress import IPv4Address
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given
