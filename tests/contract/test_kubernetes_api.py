@@ -5,13 +5,11 @@ When the two differ, tests on the pretended one prove nothing: a failure here is
 
 import base64
 import copy
-import uuid
 from collections.abc import Callable
 
 import pytest
 
 from lamplighter.providers.kubernetes import kinds as known
-from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import Kind, Manifest
 from lamplighter.testing.kubernetes.crds import definition
@@ -30,8 +28,9 @@ async def test_scale_with_an_old_version_is_refused(bench: Bench) -> None:
         try:
             return before, await bench.client.patch_scale(known.DEPLOYMENT, "engine", bench.space, 2, version=version)
         except KubernetesError as error:
-            assert error.status == 409  # its controller wrote a status in between: any write of the object is a new version
-            return None
+            if error.status != 409:
+                raise
+            return None  # its controller wrote a status in between: any write of the object is a new version
 
     before, after = await bench.until(scaled, "the replicas are written")
     assert before["spec"].get("replicas", 0) == 0
@@ -170,150 +169,6 @@ async def test_defaults_are_nobodys(bench: Bench) -> None:
     assert found["spec"]["replicas"] == 1
     assert found["spec"]["template"]["spec"]["restartPolicy"] == "Always"
     assert found["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"] == "TCP"
-
-
-# ---- permissions
-
-
-async def test_a_refusal_names_who_what_and_where(bench: Bench) -> None:
-    """A person must learn which rule is missing from the role."""
-    client = await bench.as_account("poor")
-    user = f"system:serviceaccount:{bench.space}:poor"
-    error = await bench.refused(client.get(known.DEPLOYMENT, "engine"))
-    assert (error.status, error.word) == (403, "Forbidden")
-    assert error.said == (
-        f'deployments.apps "engine" is forbidden: User "{user}" cannot get resource "deployments" in API group "apps" '
-        f'in the namespace "{bench.space}"'
-    )
-    error = await bench.refused(client.list(known.POD))
-    assert (
-        error.said
-        == f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "{bench.space}"'
-    )
-    error = await bench.refused(client.patch_scale(known.DEPLOYMENT, "engine", bench.space, 1))
-    assert f'User "{user}" cannot patch resource "deployments/scale" in API group "apps"' in error.said
-    error = await bench.refused(client.list(known.NODE))
-    assert error.said.endswith('cannot list resource "nodes" in API group "" at the cluster scope')
-    await client.close()
-
-
-async def test_a_role_grants_exactly_what_it_says(bench: Bench) -> None:
-    """The chart's least privilege would be more, or too little."""
-    await bench.client.create(bench.deployment(replicas=0))
-    await bench.client.create(_role(bench.space, "scaler", [
-        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]},
-        {"apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["get", "patch"]},
-        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["one"], "verbs": ["get"]},
-    ]))  # fmt: skip
-    client = await bench.as_account("scaler")
-    await bench.client.create(_binding(bench.space, "scaler"))
-
-    async def may() -> bool:
-        return await _allowed(client, bench.space, "apps", "deployments", "patch", "scale")
-
-    await bench.until(may, "the role counts")
-    await client.patch_scale(known.DEPLOYMENT, "engine", bench.space, 1)
-    await client.get(known.DEPLOYMENT, "engine")
-    assert (await bench.refused(client.delete(known.DEPLOYMENT, "engine"))).status == 403
-    assert (await bench.refused(client.get(known.SECRET, "one"))).status == 404
-    assert (await bench.refused(client.get(known.SECRET, "two"))).status == 403
-    assert (await bench.refused(client.list(known.SECRET))).status == 403
-    assert (await bench.refused(client.get(known.DEPLOYMENT, "engine", "default"))).status == 403
-    assert not await _allowed(client, bench.space, "apps", "deployments", "delete")
-    await client.close()
-
-
-async def test_an_unknown_token_is_refused(bench: Bench) -> None:
-    """An expired kubeconfig must be named, not taken for an outage."""
-    client = Cluster.connect(bench.server.access("nobody-knows-this-token"))
-    assert (await bench.refused(client.list(known.POD, "default"))).status == 401
-    await client.close()
-
-
-async def _allowed(client: Cluster, space: str, group: str, resource: str, verb: str, subresource: str = "") -> bool:
-    asked = {"namespace": space, "group": group, "resource": resource, "verb": verb, "subresource": subresource}
-    body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": asked}}
-    answer = await client.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
-    return bool(answer["status"]["allowed"])
-
-
-def _role(space: str, name: str, rules: list[Manifest]) -> Manifest:
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": {"name": name, "namespace": space},
-        "rules": rules,
-    }
-
-
-def _binding(space: str, name: str) -> Manifest:
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name, "namespace": space},
-        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": space}],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-    }  # fmt: skip
-
-
-# ---- the end of objects
-
-
-async def test_what_an_object_owns_goes_with_it(bench: Bench) -> None:
-    """Secrets and Services of a model that is no more would stay for ever."""
-    owner = await bench.client.create(bench.config_map("owner"))
-    owned = bench.config_map("owned")
-    owned["metadata"]["ownerReferences"] = [
-        {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
-    ]
-    await bench.client.create(owned)
-    await bench.client.create(bench.config_map("other"))
-    assert await bench.client.delete(known.CONFIG_MAP, "owner", bench.space)
-
-    async def gone() -> bool:
-        return await bench.client.get_or_none(known.CONFIG_MAP, "owned", bench.space) is None
-
-    await bench.until(gone, "the owned object is gone")
-    assert await bench.client.get_or_none(known.CONFIG_MAP, "other", bench.space) is not None
-
-
-async def test_a_finalizer_holds_what_is_deleted(bench: Bench) -> None:
-    """Liqo tears peerings down behind finalizers: `deleted` must not be taken for `gone`."""
-    held = bench.config_map("held")
-    held["metadata"]["finalizers"] = ["lamplighter.dev/test"]
-    await bench.client.create(held)
-    await bench.client.delete(known.CONFIG_MAP, "held", bench.space)
-    found = await bench.get(known.CONFIG_MAP, "held")
-    assert found["metadata"]["deletionTimestamp"]
-    await bench.client.delete(known.CONFIG_MAP, "held", bench.space)
-    await bench.client.patch(known.CONFIG_MAP, "held", {"metadata": {"finalizers": None}}, bench.space)
-    assert await bench.client.get_or_none(known.CONFIG_MAP, "held", bench.space) is None
-
-
-async def test_deletion_of_this_very_object(bench: Bench) -> None:
-    """A name that was taken anew meanwhile is another object: deleting it would end a model that was just woken."""
-    made = await bench.client.create(bench.config_map("c"))
-    error = await bench.refused(bench.client.delete(known.CONFIG_MAP, "c", bench.space, uid=str(uuid.uuid4())))
-    assert (error.status, error.word) == (409, "Conflict")
-    assert "does not match the UID in record" in error.said
-    assert await bench.client.delete(known.CONFIG_MAP, "c", bench.space, uid=made["metadata"]["uid"])
-    assert not await bench.client.delete(known.CONFIG_MAP, "c", bench.space)
-
-
-async def test_a_namespace_takes_its_content_along(bench: Bench) -> None:
-    """And refuses new content meanwhile."""
-    space = f"{bench.space}-2"
-    await bench.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
-    held = {**bench.config_map("held"), "metadata": {"name": "held", "namespace": space, "finalizers": ["lamplighter.dev/test"]}}
-    await bench.client.create(held)
-    await bench.client.delete(known.NAMESPACE, space)
-    error = await bench.refused(bench.client.create({**bench.config_map("new"), "metadata": {"name": "new", "namespace": space}}))
-    assert error.status == 403
-    assert "because it is being terminated" in error.said
-    await bench.client.patch(known.CONFIG_MAP, "held", {"metadata": {"finalizers": None}}, space)
-
-    async def gone() -> bool:
-        return await bench.client.get_or_none(known.NAMESPACE, space) is None
-
-    await bench.until(gone, "the namespace is gone")
 
 
 # ---- objects
