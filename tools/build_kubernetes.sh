@@ -3,9 +3,16 @@
 # tests that ask a real API server (tests/cluster_lab). Needs apt with Debian bookworm's sources, root, 4 GB of disk and some minutes; nothing from
 # elsewhere. Does nothing when the programs are there. Not for production: that version is long out of support.
 #
-# usage: tools/build_kubernetes.sh [FOLDER]      default: lamplighter/kubernetes-1.20.2 in the user's cache folder
+# usage: tools/build_kubernetes.sh [--if-possible] [FOLDER]
+#   FOLDER         default: lamplighter/kubernetes-1.20.2 in the user's cache folder
+#   --if-possible  where it cannot be built, say so and end well: the tests then skip
 set -euo pipefail
 
+possible=1
+if [ "${1:-}" = --if-possible ]; then
+  possible=0
+  shift
+fi
 version=1.20.2
 programs=(kube-apiserver kube-controller-manager kube-scheduler)
 out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/lamplighter/kubernetes-$version}
@@ -15,6 +22,12 @@ fail() {
   say "$1"
   [ $# -lt 2 ] || say "  $2"
   exit 1
+}
+
+cannot() {
+  say "$1"
+  say "  $2"
+  exit "$possible"
 }
 
 there() {
@@ -30,11 +43,11 @@ if there; then
   exit 0
 fi
 
-command -v apt-get >/dev/null || fail "there is no apt-get: this builds on Debian bookworm" "elsewhere set LAMPLIGHTER_TEST_KUBECONFIG to any cluster of yours"
-[ "$(id -u)" = 0 ] || fail "must be root, to install a compiler" "sudo $0 $out"
+command -v apt-get >/dev/null || cannot "there is no apt-get: this builds on Debian bookworm" "elsewhere set LAMPLIGHTER_TEST_KUBECONFIG to any cluster of yours"
+[ "$(id -u)" = 0 ] || cannot "must be root, to install a compiler" "sudo $0 $out"
 # shellcheck source=/dev/null
 . /etc/os-release
-[ "${VERSION_CODENAME:-}" = bookworm ] || fail "this is ${PRETTY_NAME:-no Debian}; only bookworm has kubernetes $version as a source package" \
+[ "${VERSION_CODENAME:-}" = bookworm ] || cannot "this is ${PRETTY_NAME:-no Debian}; only bookworm has kubernetes $version as a source package" \
   "elsewhere set LAMPLIGHTER_TEST_KUBECONFIG to any cluster of yours"
 
 mkdir -p "$out"
@@ -59,7 +72,7 @@ for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
   [ ! -s "$file" ] || sed -n 's/^deb[[:space:]]\(.*\)/deb \1\ndeb-src \1/p' "$file" >"$work/sources/$(basename "$file")"
 done
 apt=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources" -o "Dir::State::lists=$work/lists")
-apt-get "${apt[@]}" update >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; fail "apt has no source packages here"; }
+apt-get "${apt[@]}" update >"$work/apt.log" 2>&1 || cannot "apt has no source packages here: $(tail -1 "$work/apt.log")" "elsewhere set LAMPLIGHTER_TEST_KUBECONFIG to any cluster of yours"
 cd "$work"
 apt-get "${apt[@]}" source --download-only "kubernetes" >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; fail "the source package kubernetes cannot be had"; }
 archive=("$work"/kubernetes_*"$version".orig.tar.*) # Debian calls it 1.20.5+really1.20.2
