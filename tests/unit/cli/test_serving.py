@@ -128,6 +128,7 @@ def test_the_banner_has_what_a_newcomer_pastes(capsys: pytest.CaptureFixture[str
     assert "\n  lk-first\n" in out
     assert "curl http://127.0.0.1:8080/v1/chat/completions -H 'Authorization: Bearer lk-first'" in out
     assert 'OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="lk-first")' in out
+    assert SAID.login is not None
     assert SAID.login in out
     assert "plain HTTP" in out
     assert "Tiny." in out

@@ -19,7 +19,7 @@ def found(tmp_path: Path, config: str) -> dict[str, Finding]:
     folder.prepare()
     path = tmp_path / "lamplighter.yaml"
     path.write_text(f"server: {{port: 39999}}\n{config}")
-    return {finding.name: finding for finding in examine(folder, path)}
+    return {finding.name: finding for finding in examine(folder, path, {})}
 
 
 def test_postgresql_is_looked_at_and_not_changed(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ CONTAINER = Container(
     member_arguments=("--headless",),
     writable=("/tmp", "/var/cache"),
 )
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "gpus": 2, "cpu": "4", "memory": "32 GiB", "node_selector": {"node-type": "gpu"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
                     {"key": "spot", "value": "yes", "effect": "NoExecute", "toleration_seconds": 30}],
