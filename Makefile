@@ -73,6 +73,8 @@ format: setup-dev ## Format the code and fix what can be fixed without thought
 
 docs: setup-dev ## Write the generated references anew
 	@$(BIN)/python -m tools.generate_docs
+	@$(BIN)/python -m tools.dashboards
+	@$(BIN)/python -m tools.chart_docs
 
 bench: setup-dev ## Measure the gateway on a mock engine beside a do-nothing proxy, and waking the bundled model
 	@$(call SYSTEM,test)
