@@ -50,11 +50,9 @@ def fields_of(kind: Kind, found: Any, subresource: str = "") -> FieldSet:
     for name, value in found.items():
         if name in ("apiVersion", "kind") or (name == "status" and kind.status and subresource != "status"):
             continue
-        if name == "metadata":
-            value = {key: one for key, one in value.items() if key not in _SYSTEM}  # noqa: PLW2901
-            if not value:
-                continue
-        result.update(_walk(kind, value, (f"f:{name}",), (name,)))
+        owned = {key: one for key, one in value.items() if key not in _SYSTEM} if name == "metadata" else value
+        if owned or name != "metadata":
+            result.update(_walk(kind, owned, (f"f:{name}",), (name,)))
     return result
 
 
