@@ -43,7 +43,7 @@ test: setup-dev test-web ## Run the tests: unit, contract, journeys, and the pag
 
 test-long: setup-dev ## Run the tests that take minutes
 	@$(call SYSTEM,long)
-	@$(if $(filter no,$(SYSTEM_PACKAGES)),true,tools/build_kubernetes.sh) || echo "The tests on a real Kubernetes API server are skipped."
+	@$(if $(filter no,$(SYSTEM_PACKAGES)),true,tools/build_kubernetes.sh --if-possible)
 	@$(BIN)/pytest $(TESTS) -m long $(ARGS)
 
 vllm-contract: setup-dev ## Ask a real vLLM (CPU build, in an environment of its own, 3.5 GB) for its contract
