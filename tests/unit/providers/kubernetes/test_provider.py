@@ -11,7 +11,9 @@ from lamplighter.core.errors import ProviderError
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.providers.base import Desired, Presence
 from lamplighter.providers.kubernetes import names, provider, scaling
-from lamplighter.providers.kubernetes.client import Access
+from lamplighter.providers.kubernetes.client import Access, Cluster
+from lamplighter.providers.kubernetes.errors import KubernetesError
+from lamplighter.providers.kubernetes.kinds import Kind, Manifest
 from lamplighter.testing.kubernetes.cluster import FakeCluster
 from lamplighter.testing.kubernetes.controllers import Controllers
 from lamplighter.testing.kubernetes.kubelet import Kubelet
@@ -79,6 +81,28 @@ async def test_somebody_who_scales_to_nothing_is_the_reason_of_the_loss(world: F
     (one,) = await world.until(lambda seen: len(seen) == 1 and seen[0].presence is Presence.ENDED)
     assert one.loss is LossReason.VANISHED
     assert "horizontal-pod-autoscaler" in (one.detail or "")
+
+
+async def test_replicas_are_never_written_over_a_change_that_was_not_seen(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other keeper's launch, a moment ago, would be taken back, or its pod ended in the middle of an answer."""
+    refused: list[int] = []
+    written = Cluster.patch_scale
+
+    async def late(self: Cluster, kind: Kind, title: str, namespace: str, replicas: int, **options: Any) -> Manifest:
+        if not refused:
+            world.cluster.merge("Deployment", title, {"metadata": {"annotations": {"someone": "else"}}}, namespace)
+        try:
+            return await written(self, kind, title, namespace, replicas, **options)
+        except KubernetesError as error:
+            refused.append(error.status)
+            raise
+
+    monkeypatch.setattr(Cluster, "patch_scale", late)
+    await world.provider.scale(Desired({"one": 1}), frozenset())
+    assert refused == [409]
+    assert deployment(world)["spec"]["replicas"] == 1
 
 
 async def test_two_keepers_at_once_launch_once(world: FakeWorld) -> None:
