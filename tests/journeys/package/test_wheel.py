@@ -28,6 +28,9 @@ def test_the_wheel_serves_the_page_without_node(tmp_path: Path, monkeypatch: pyt
     assert any(name.startswith("lamplighter/page/assets/") and name.endswith(".js") for name in names)
     assert any(name.startswith("lamplighter/store/migrations/versions/") for name in names)
     assert {"lamplighter/deploy/terraform/aws/main.tf", "lamplighter/deploy/terraform/aws/files/agent.py"} <= set(names)
+    chart = {"Chart.yaml", "values.schema.json", "templates/gateway.yaml", "templates/_helpers.tpl"}
+    assert {f"lamplighter/deploy/helm/lamplighter/{file}" for file in chart} <= set(names)
+    assert {f"lamplighter/deploy/cluster/{part}.yaml" for part in ("monitoring", "liqo", "lamplighter")} <= set(names)
     assert {"lamplighter/providers/aws/prices.json", "lamplighter/providers/aws/standing.json"} <= set(names)
 
     program = tmp_path / "lamplighter"
