@@ -161,12 +161,20 @@ def test_what_a_person_says_about_memory_is_left_alone(arguments: list[str]) -> 
     assert list(made.arguments[-len(arguments) :]) == arguments
 
 
-@pytest.mark.parametrize(
-    ("source", "more"), [("hf:somebody/unknown", {}), ("hf:meta-llama/Llama-3.2-3B-Instruct", {"revision": "main"})]
-)
-def test_nothing_is_guessed_about_a_model_that_is_not_known(source: str, more: dict[str, Any]) -> None:
-    """Another repository or revision may be another model."""
-    assert "--max-model-len" not in Vllm().container("m", config("vllm", source, **more), A10G).arguments
+def test_nothing_is_guessed_about_a_model_that_is_not_known() -> None:
+    """Another repository may be another model."""
+    assert "--max-model-len" not in Vllm().container("m", config("vllm", "hf:somebody/unknown"), A10G).arguments
+
+
+def test_a_pinned_commit_is_sized_like_the_model_itself() -> None:
+    """Whoever pins a commit, as production should, would get a server that cannot start; a branch in fewer bits is not refused for its name."""
+    pinned = config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct", revision="0cb88a4f764b7a12671c53f0838cd831a0843b95")
+    free = config("vllm", "hf:meta-llama/Llama-3.2-3B-Instruct")
+    assert after(Vllm().container("m", pinned, A10G), "--max-model-len") == after(
+        Vllm().container("m", free, A10G), "--max-model-len"
+    )
+    branch = config("vllm", "hf:meta-llama/Llama-3.3-70B-Instruct", revision="gptq-2bit")
+    assert "--max-model-len" not in Vllm().container("m", branch, L4).arguments
 
 
 def test_gemma_gets_single_precision_on_a_t4_and_not_half() -> None:

@@ -51,16 +51,21 @@ _CHANGES_THE_SUM = frozenset(
 def fitted(
     repository: str, accelerator: Accelerator | None, given: tuple[str, ...], *, revision: str | None = None
 ) -> tuple[str, ...]:
-    """Arguments beside `given`. Raises SourceError when not even the weights fit, whatever the arguments."""
+    """Arguments beside `given`. A pinned `revision` is taken for the model that the table knows: shapes do not change between commits.
+
+    Raises SourceError when not even the weights fit, whatever the arguments.
+    """
     names = {argument.split("=", 1)[0].replace("_", "-") for argument in given}
     gpu = find(accelerator.name) if accelerator is not None else None
-    model = known.find(repository) if revision is None else None  # another revision may be another model
+    model = known.find(repository)
     if accelerator is None or gpu is None or model is None or names & _CHANGES_THE_SUM:
         return ()
     made = plan(model, Machines(gpu, accelerator.count, accelerator.nodes), Wish())
     if (made.tensor, made.pipeline) != (accelerator.count, accelerator.nodes):
         return ()  # heads do not divide by the GPUs: vLLM says so itself
     if made.budget.weights > gpu.memory:
+        if revision is not None:
+            return ()  # a branch may hold the same model in fewer bits: vLLM will tell
         many = accelerator.count * accelerator.nodes
         raise SourceError(
             f"{repository} has {made.budget.weights / GIB:.1f} GiB of weights for each of {many} {gpu.name} with {gpu.memory / GIB:.1f} GiB.",

@@ -177,5 +177,6 @@ def _unusable(message: str, next_step: str = "") -> ProviderError:
     return ProviderError(
         message,
         next_step=next_step
-        or "Set the pool's `kubeconfig` and `context`, or $KUBECONFIG; `kubectl config get-contexts` lists what there is.",
+        or "Name one: `kubeconfig` and `context` in the configuration, --kubeconfig where a command has it, or $KUBECONFIG; "
+        "`kubectl config get-contexts` lists what there is.",
     )
