@@ -120,10 +120,20 @@ class ControlPlane:
         self._end("api", kill=kill)
 
     def restart_api(self, *, away: float = 0.0, kill: bool = False) -> None:
-        """End it, wait `away` seconds, start it again."""
+        """End it, wait `away` seconds, start it again.
+
+        Controllers and scheduler begin anew with it: left alone they wait ever longer between two tries, and the next test would wait with them.
+        """
         self.stop_api(kill=kill)
         time.sleep(away)
         self.start_api()
+        for name in ("scheduler", "controllers"):
+            self._end(name)
+        self._start_others()
+        space = f"after-restart-{time.monotonic_ns()}"
+        self.http.post("/api/v1/namespaces", json={"metadata": {"name": space}}).raise_for_status()
+        self._until(lambda: self._has_accounts(space), "the controllers work again", "controllers")
+        self.http.delete(f"/api/v1/namespaces/{space}").raise_for_status()
 
     def compact(self) -> None:
         """Forget all history in etcd and in the API server's caches: older versions are answered 410."""
@@ -145,9 +155,9 @@ class ControlPlane:
                 f"--cert-dir={self.folder / 'certificates'}", *more,
             )  # fmt: skip
 
-    def _has_accounts(self) -> bool:
+    def _has_accounts(self, namespace: str = "default") -> bool:
         """The controllers made the account that every pod needs."""
-        return self.http.get("/api/v1/namespaces/default/serviceaccounts/default").status_code == 200
+        return self.http.get(f"/api/v1/namespaces/{namespace}/serviceaccounts/default").status_code == 200
 
     @staticmethod
     def _program(name: str) -> str:

@@ -44,6 +44,8 @@ from tests.journeys.cluster import charts
 from tests.journeys.harness import eventually
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+HEARING = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""Whoever runs these tests in the background of a shell has Ctrl-C ignored, and so would their children."""
 PROGRAM = (
     "import sys\nfrom lamplighter.cli import cluster, main\n"
     "any(group.name == 'cluster' for group in main.app.registered_groups) or cluster.register(main.app)\n"
@@ -283,7 +285,10 @@ def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(bench: Bench) -> None:
         bench.kubeconfig,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words, "--data", bench.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEARING + PROGRAM, *words, "--data", bench.folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         eventually(lambda: bench.listed(DEPLOYMENT, "traefik"), what="Helm is at it")
