@@ -137,7 +137,7 @@ def test_liqo_that_does_not_come_is_told_in_helms_own_words(cloud: Cloud, machin
     machine.wait(lambda: cloud.kinds("end"))
     failure = cloud.kinds("end")[-1]["failure"]
     assert "INSTALLATION FAILED" in failure["detail"], failure
-    assert cloud.terminated()
+    machine.wait(cloud.terminated)
 
 
 def test_the_script_has_no_fault_that_shellcheck_knows(tmp_path: Path) -> None:

@@ -66,7 +66,12 @@ class Release:
         """Uninstall it and end its namespace, whatever is in it."""
         self.helm.uninstall(NAME, ignore_not_found=True)
         self.plane.http.delete(f"/api/v1/namespaces/{SPACE}")
-        eventually(lambda: self.plane.http.get(f"/api/v1/namespaces/{SPACE}").status_code == 404, what="the namespace is gone")
+        eventually(self._gone, what="the namespace is gone", timeout=120)
+
+    def _gone(self) -> bool:
+        """Whether nothing is left. Pods go by force: the kubelet that would say that they ended may be gone already."""
+        self.plane.http.request("DELETE", f"/api/v1/namespaces/{SPACE}/pods", json={"gracePeriodSeconds": 0})
+        return self.plane.http.get(f"/api/v1/namespaces/{SPACE}").status_code == 404
 
     def get(self, path: str) -> dict[str, Any]:
         """What the API server answers below the namespace: `get("apps/v1", ...)`."""
