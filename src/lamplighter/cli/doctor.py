@@ -25,8 +25,8 @@ def doctor(
 
     What is well, what is not, and what to do. Changes nothing. Exit status 1 when something fails."""
     from lamplighter.cli.kinds import engines
+    from lamplighter.core.findings import Verdict
     from lamplighter.operations.doctor import examine
-    from lamplighter.operations.findings import Verdict
 
     invocation = of(context)
     findings = examine(invocation.folder, find(invocation, named), engines())
@@ -35,7 +35,12 @@ def doctor(
         invocation.show({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
     else:
         screen = console()
-        marks = {Verdict.OK: "[green]ok  [/green]", Verdict.WARN: "[yellow]warn[/yellow]", Verdict.FAIL: "[red]FAIL[/red]"}
+        marks = {
+            Verdict.OK: "[green]ok  [/green]",
+            Verdict.UNKNOWN: "[dim]?   [/dim]",
+            Verdict.WARN: "[yellow]warn[/yellow]",
+            Verdict.FAIL: "[red]FAIL[/red]",
+        }
         for finding in findings:
             screen.print(f"{marks[finding.verdict]}  [bold]{finding.name}[/bold]", end="  ")
             screen.print(finding.message, markup=False, highlight=False, soft_wrap=True)

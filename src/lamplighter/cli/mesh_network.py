@@ -14,7 +14,7 @@ from lamplighter.cli.mesh_common import Desk
 from lamplighter.core.errors import LamplighterError
 
 if TYPE_CHECKING:
-    from lamplighter.mesh.findings import Finding
+    from lamplighter.core.findings import Finding
     from lamplighter.mesh.firewall import Kind
     from lamplighter.mesh.nodes import Node
 
@@ -276,7 +276,8 @@ def _write(desk: Desk, out: Path, files: Mapping[str, str]) -> None:
 
 
 def _show(invocation: Invocation, findings: "Iterable[Finding]") -> None:
-    from lamplighter.mesh.findings import Verdict, failed
+    from lamplighter.core.findings import Verdict
+    from lamplighter.mesh.findings import failed
 
     marks = {
         Verdict.OK: "[green]ok     [/green]",

@@ -8,10 +8,11 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from lamplighter.federation import handshake, names, objects
-from lamplighter.federation.reach import deleting, labels, name_of, status
 from lamplighter.federation.side import Side
 from lamplighter.federation.standing import PATIENCE, Halt, State, Why, age
 from lamplighter.providers.kubernetes.kinds import SECRET, Manifest
+from lamplighter.providers.kubernetes.reading import deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 _STATE: State = "authentication"
 

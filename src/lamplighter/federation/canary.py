@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from lamplighter.core.clock import Clock, SystemClock
 from lamplighter.federation import names, offload
-from lamplighter.federation.reach import condition, name_of, status, waiting
+from lamplighter.federation.reach import waiting
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import POD, Manifest
+from lamplighter.providers.kubernetes.reading import condition, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 IMAGE = "docker.io/traefik/whoami:v1.11.0"
 """A web server of a few MB that says its name, and sends as many bytes as it is asked for."""

@@ -8,11 +8,13 @@ from ipaddress import IPv4Network, ip_network
 
 from lamplighter.core.clock import Clock
 from lamplighter.federation import install, names
-from lamplighter.federation.reach import Unheard, labels, name_of, status
+from lamplighter.federation.reach import Unheard
 from lamplighter.federation.side import Facts, Side
 from lamplighter.federation.status import Finding, Level
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.kinds import NAMESPACE, NODE
+from lamplighter.providers.kubernetes.reading import labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 TUNNEL_COSTS = 60
 """Bytes of WireGuard's header over IPv4: what Liqo's tunnel takes of the mesh's MTU."""

@@ -12,9 +12,9 @@ import yaml
 
 from lamplighter.core.errors import LamplighterError
 from lamplighter.federation import names
-from lamplighter.federation.reach import labels, status
 from lamplighter.providers.kubernetes.client import ALL_NAMESPACES, Cluster
 from lamplighter.providers.kubernetes.kinds import NODE, POD, Manifest
+from lamplighter.providers.kubernetes.reading import labels, status
 
 Kind = Literal["talos", "k3s", "generic"]
 REPOSITORY = "https://helm.liqo.io/"

@@ -8,10 +8,11 @@ import asyncio
 from ipaddress import ip_address, ip_network
 
 from lamplighter.federation import names, objects
-from lamplighter.federation.reach import condition, deleting, labels, name_of, status
 from lamplighter.federation.side import Facts, Side
 from lamplighter.federation.standing import PATIENCE, Halt, PeerSpec, State, Why, age
 from lamplighter.providers.kubernetes.kinds import SECRET, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 _STATE: State = "network"
 

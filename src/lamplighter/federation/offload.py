@@ -10,9 +10,11 @@ from typing import Any
 
 from lamplighter.core.clock import Clock
 from lamplighter.federation import names, objects
-from lamplighter.federation.reach import Reach, Unheard, deleting, labels, name_of, status
+from lamplighter.federation.reach import Reach, Unheard
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.kinds import NAMESPACE, POD, Manifest
+from lamplighter.providers.kubernetes.reading import deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 
 @dataclass(frozen=True, slots=True)

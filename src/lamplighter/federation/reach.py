@@ -1,4 +1,4 @@
-"""A cluster to read and to write, each write only when it changes something; and how to read what Kubernetes' objects say.
+"""A cluster to read and to write, each write only when it changes something; and how a wanted object is compared with what is there.
 
 Not responsible for what is written.
 """
@@ -11,6 +11,7 @@ from lamplighter.federation import names
 from lamplighter.providers.kubernetes.client import ALL_NAMESPACES, Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import KNOWN, POD, Kind, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, status
 
 _SAID = 300
 _LIQO = {(kind.api_version, kind.kind): kind for kind in names.ALL}
@@ -100,31 +101,6 @@ class Reach:
             return await call
         except KubernetesError as error:
             raise Unheard(self, error) from error
-
-
-def name_of(thing: Mapping[str, Any]) -> str:
-    """An object's name."""
-    return str((thing.get("metadata") or {}).get("name", ""))
-
-
-def labels(thing: Mapping[str, Any]) -> Mapping[str, str]:
-    """An object's labels."""
-    return (thing.get("metadata") or {}).get("labels") or {}
-
-
-def deleting(thing: Mapping[str, Any]) -> bool:
-    """Whether its deletion has begun."""
-    return bool((thing.get("metadata") or {}).get("deletionTimestamp"))
-
-
-def status(thing: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """An object's status, empty when it has none."""
-    return ((thing or {}).get("status")) or {}
-
-
-def condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """One of its conditions; empty when it has none of the kind."""
-    return next((one for one in status(thing).get("conditions") or () if one.get("type") == kind), {})
 
 
 def covers(there: Any, wanted: Any) -> bool:

@@ -6,11 +6,12 @@ Not responsible for what runs on the node. Raises Halt where it waits.
 from collections.abc import Mapping
 
 from lamplighter.federation import names, objects
-from lamplighter.federation.reach import condition, deleting, labels, name_of, status
 from lamplighter.federation.side import Side
 from lamplighter.federation.slice import GPU, amount
 from lamplighter.federation.standing import PATIENCE, Halt, Why, age, since
 from lamplighter.providers.kubernetes.kinds import NODE, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 _KINDS = ("Authentication", "Resources")
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from lamplighter.core.clock import Clock
 from lamplighter.federation import names
-from lamplighter.federation.reach import Unheard, condition, deleting, name_of, status
+from lamplighter.federation.reach import Unheard
 from lamplighter.federation.side import Side
 from lamplighter.federation.standing import PATIENCE, since
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.kinds import NAMESPACE, NODE, POD, SECRET, Kind, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 _OFFERS = (names.RESOURCE_SLICE, names.VIRTUAL_NODE)
 _CREDENTIALS = (names.IDENTITY, names.TENANT)

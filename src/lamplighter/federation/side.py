@@ -10,9 +10,11 @@ from typing import Any
 
 from lamplighter.core.clock import Clock
 from lamplighter.federation import names, objects
-from lamplighter.federation.reach import Reach, labels, name_of, status, waiting
+from lamplighter.federation.reach import Reach, waiting
 from lamplighter.providers.kubernetes.client import ALL_NAMESPACES, Cluster
 from lamplighter.providers.kubernetes.kinds import CONFIG_MAP, DEPLOYMENT, EVENT, NAMESPACE, POD, Kind, Manifest
+from lamplighter.providers.kubernetes.reading import labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 _SAID = 300
 

@@ -11,11 +11,13 @@ from typing import Any, Literal
 from lamplighter.core.clock import Clock
 from lamplighter.federation import names, offload
 from lamplighter.federation.offload import OffloadStatus
-from lamplighter.federation.reach import Unheard, condition, deleting, labels, name_of, status, waiting
+from lamplighter.federation.reach import Unheard, waiting
 from lamplighter.federation.side import Side
 from lamplighter.federation.standing import PATIENCE, age, since
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.kinds import NAMESPACE, NODE, POD, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 
 Level = Literal["good", "waiting", "wrong"]
 _HANGS = 60.0

@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from lamplighter.config.mesh import MeshConfig
+from lamplighter.core.findings import Finding
 from lamplighter.mesh import certificates, sight
 from lamplighter.mesh.errors import BadCertificate
-from lamplighter.mesh.findings import Finding, fail, ok, unknown, warn
+from lamplighter.mesh.findings import fail, ok, unknown, warn
 from lamplighter.mesh.firewall import AGENT, KINDS
 from lamplighter.mesh.identity import identity
 from lamplighter.mesh.nodes import FOLDER, mtu_problem

@@ -1,27 +1,8 @@
-"""What a check of the mesh found, as sentences with what to do. Not responsible for any check."""
+"""Short ways to say what a check of the mesh found. Not responsible for any check."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Verdict(StrEnum):
-    """How a check ended. UNKNOWN: it could not be told from here, which is neither well nor wrong."""
-
-    OK = "ok"
-    UNKNOWN = "unknown"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's result."""
-
-    name: str
-    verdict: Verdict
-    message: str
-    next_step: str = ""
+from lamplighter.core.findings import Finding, Verdict
 
 
 def ok(name: str, message: str) -> Finding:

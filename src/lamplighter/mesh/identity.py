@@ -6,11 +6,12 @@ Used by `mesh check` on this machine's own files and by `mesh talos --check` on 
 from collections.abc import Iterator
 
 from lamplighter.config.mesh import MeshConfig
+from lamplighter.core.findings import Finding
 from lamplighter.core.units import Duration
 from lamplighter.mesh import certificates, keys
 from lamplighter.mesh.certificates import Certificate
 from lamplighter.mesh.errors import BadCertificate, NotTrusted
-from lamplighter.mesh.findings import Finding, fail, ok, warn
+from lamplighter.mesh.findings import fail, ok, warn
 
 _SOON = 14 * 86_400
 """Seconds before its end when a certificate of a long-lived node should be renewed."""

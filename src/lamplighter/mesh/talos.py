@@ -15,7 +15,8 @@ import yaml
 
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.core.errors import LamplighterError
-from lamplighter.mesh.findings import Finding, fail, ok, unknown, warn
+from lamplighter.core.findings import Finding
+from lamplighter.mesh.findings import fail, ok, unknown, warn
 from lamplighter.mesh.identity import identity
 from lamplighter.mesh.releases import FIRST_WITH_V2, nebula_of_talos, parsed
 

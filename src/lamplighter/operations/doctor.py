@@ -23,12 +23,12 @@ from lamplighter.config import Config, ModelConfig, ProcessPool, defaults, load
 from lamplighter.config.secrets import resolve
 from lamplighter.config.store import StoreConfig
 from lamplighter.core.errors import ConfigError, LamplighterError, SourceError
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.engines.base import Engine
 from lamplighter.operations import federated, kubernetes_pools, servers
 from lamplighter.operations.client import Client
 from lamplighter.operations.cloud import examine as cloud_examine
 from lamplighter.operations.datafolder import DataFolder
-from lamplighter.operations.findings import Finding, Verdict
 from lamplighter.operations.shared import look_at_postgres, look_at_redis
 
 _FEW_BYTES = 2 * 10**9

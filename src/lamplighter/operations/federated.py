@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamplighter.config import AwsPool, Config
 from lamplighter.core.errors import ProviderError
-from lamplighter.operations.findings import Finding, Verdict
+from lamplighter.core.findings import Finding, Verdict
 
 if TYPE_CHECKING:
     from lamplighter.federation.status import FederationStatus

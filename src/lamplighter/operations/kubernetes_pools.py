@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from lamplighter.config import Config, KubernetesPool
 from lamplighter.core.errors import LamplighterError
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.engines.base import Containerised, Engine
-from lamplighter.operations.findings import Finding, Verdict
 
 
 def examine(config: Config, engines: Mapping[str, Engine]) -> Iterator[Finding]:
@@ -28,5 +28,4 @@ def _pool(config: Config, pool: str, settings: KubernetesPool, engines: Mapping[
             images[name] = engine.container(name, model, None).image
         except LamplighterError as error:
             yield Finding(f"model {name}", Verdict.FAIL, error.message, error.next_step)
-    for one in asyncio.run(of_pool.examine(pool, settings, images)):
-        yield Finding(one.name, Verdict(one.verdict), one.message, one.next_step)
+    yield from asyncio.run(of_pool.examine(pool, settings, images))

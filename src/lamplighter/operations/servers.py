@@ -12,7 +12,7 @@ import httpx
 from lamplighter.config import CommandPool, Config, StaticPool
 from lamplighter.config.secrets import resolve
 from lamplighter.core.errors import ConfigError
-from lamplighter.operations.findings import Finding, Verdict
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.providers.command import memory
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lamplighter.core.clock import SystemClock
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.operations import doctor
 from lamplighter.operations.datafolder import DataFolder, ServerInfo
 from lamplighter.operations.doctor import examine
-from lamplighter.operations.findings import Finding, Verdict
 from lamplighter.providers.command import memory
 from lamplighter.store import principals
 from lamplighter.store.store import Store

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from lamplighter.config import Config, parse
+from lamplighter.core.findings import Verdict
 from lamplighter.operations import federated
-from lamplighter.operations.findings import Verdict
 from lamplighter.testing.kubernetes.cluster import FakeCluster
 
 

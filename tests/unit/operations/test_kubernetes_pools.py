@@ -11,8 +11,8 @@ import pytest
 from lamplighter.cli.kinds import engines
 from lamplighter.config.load import parse
 from lamplighter.core.errors import ConfigError
+from lamplighter.core.findings import Verdict
 from lamplighter.operations import kubernetes_pools, pull_secret
-from lamplighter.operations.findings import Verdict
 from lamplighter.providers.aws.client import Aws
 from lamplighter.providers.kubernetes import registry
 from lamplighter.providers.kubernetes.client import Cluster

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lamplighter.core.clock import SystemClock
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.operations.datafolder import DataFolder
 from lamplighter.operations.doctor import examine
-from lamplighter.operations.findings import Finding, Verdict
 from lamplighter.store import principals
 from lamplighter.store.postgres import Access
 from lamplighter.store.store import Store

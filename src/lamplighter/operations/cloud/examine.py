@@ -10,10 +10,10 @@ from pathlib import Path
 from lamplighter.config import AwsPool, Config
 from lamplighter.config.secrets import resolve
 from lamplighter.core.errors import LamplighterError, ProviderError
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.mesh import listing, sight
 from lamplighter.mesh.authority import OnlineAuthority
 from lamplighter.mesh.storage import MeshFolder
-from lamplighter.operations.findings import Finding, Verdict
 
 _BUILD = "Run `lamplighter cloud plan`, then `lamplighter cloud apply`."
 

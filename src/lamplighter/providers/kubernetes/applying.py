@@ -16,6 +16,7 @@ from lamplighter.providers.kubernetes import names
 from lamplighter.providers.kubernetes.client import MANAGER, Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import SECRET, Kind, Manifest
+from lamplighter.providers.kubernetes.reading import annotations, labels
 from lamplighter.providers.kubernetes.workload import Workload, key_secret
 
 SCALER = "lamplighter-scale"
@@ -73,16 +74,6 @@ def key_of(found: Manifest) -> str:
             f"The Secret {found['metadata']['name']} has no usable `{names.ENGINE_KEY}`.",
             next_step="Delete it while no model of the pool runs: it is made anew.",
         ) from error
-
-
-def annotations(found: Mapping[str, Any]) -> Mapping[str, str]:
-    """Of any object."""
-    return (found.get("metadata") or {}).get("annotations") or {}
-
-
-def labels(found: Mapping[str, Any]) -> Mapping[str, str]:
-    """Of any object."""
-    return (found.get("metadata") or {}).get("labels") or {}
 
 
 def writer(found: Mapping[str, Any]) -> str | None:

@@ -6,11 +6,11 @@ Each is a sentence with what to do. What the account may not look at is not gues
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from lamplighter.config.kubernetes import KubernetesPool, Toleration
 from lamplighter.core.errors import ProviderError
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.providers.kubernetes import applying, names, registry
 from lamplighter.providers.kubernetes.client import Access, Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError, Target, grant
@@ -27,22 +27,12 @@ from lamplighter.providers.kubernetes.kinds import (
     Manifest,
 )
 from lamplighter.providers.kubernetes.provider import access_of
-from lamplighter.providers.kubernetes.reading import created, deleting, moment, name, true
+from lamplighter.providers.kubernetes.reading import created, deleting, labels, moment, name, true
 from lamplighter.providers.kubernetes.workload import kind_of
 
 OLDEST = (1, 20)
 ECR_LASTS = 12 * 3600.0
 _ECR = re.compile(r"\d{12}\.dkr\.ecr(?:-fips)?\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's result."""
-
-    name: str
-    verdict: Literal["ok", "warn", "fail"]
-    message: str
-    next_step: str = ""
 
 
 async def examine(
@@ -53,7 +43,7 @@ async def examine(
     try:
         cluster = Cluster.connect(access or access_of(settings))
     except ProviderError as error:
-        return [Finding(label, "fail", error.message, error.next_step)]
+        return [Finding(label, Verdict.FAIL, error.message, error.next_step)]
     found: list[Finding] = []
     try:
         examination = _Examination(label, pool, settings, images, cluster, time.time() if now is None else now)
@@ -95,19 +85,19 @@ class _Examination:
         try:
             version = await self.cluster.version()
         except ProviderError as error:
-            yield Finding(self.label, "fail", error.message, error.next_step)
+            yield Finding(self.label, Verdict.FAIL, error.message, error.next_step)
             return
         digits = [int(part) for part in re.findall(r"\d+", version)[:2]]
         if tuple(digits) < OLDEST:
-            yield Finding(self.label, "fail", f"the cluster is Kubernetes {version}", "Kubernetes 1.20 or newer is needed.")
+            yield Finding(self.label, Verdict.FAIL, f"the cluster is Kubernetes {version}", "Kubernetes 1.20 or newer is needed.")
         else:
-            yield Finding(self.label, "ok", f"Kubernetes {version} at {self.cluster.server}, namespace {self.space}")
+            yield Finding(self.label, Verdict.OK, f"Kubernetes {version} at {self.cluster.server}, namespace {self.space}")
         for check in (self._namespace, self._permissions, self._nodes, self._objects, self._images, self._workloads):
             try:
                 async for finding in check():
                     yield finding
             except ProviderError as error:
-                yield Finding(self.label, "warn", error.message, error.next_step)
+                yield Finding(self.label, Verdict.WARN, error.message, error.next_step)
 
     async def _namespace(self) -> AsyncIterator[Finding]:
         label = f"namespace {self.space}"
@@ -118,14 +108,14 @@ class _Examination:
                 return  # it may not be seen from inside it: what is refused in it says enough
             raise
         if found is None:
-            yield Finding(label, "fail", "it does not exist", f"Make it: `kubectl create namespace {self.space}`.")
+            yield Finding(label, Verdict.FAIL, "it does not exist", f"Make it: `kubectl create namespace {self.space}`.")
         elif deleting(found):
             yield Finding(
-                label, "fail", "it is being deleted", "Wait until it is gone and make it anew, or configure another one."
+                label, Verdict.FAIL, "it is being deleted", "Wait until it is gone and make it anew, or configure another one."
             )
         else:
-            level = applying.labels(found).get("pod-security.kubernetes.io/enforce", "not set")
-            yield Finding(label, "ok", f"PodSecurity level {level}; the models' pods fit `restricted`")
+            level = labels(found).get("pod-security.kubernetes.io/enforce", "not set")
+            yield Finding(label, Verdict.OK, f"PodSecurity level {level}; the models' pods fit `restricted`")
 
     async def _permissions(self) -> AsyncIterator[Finding]:
         missing: dict[bool, list[Target]] = {True: [], False: []}
@@ -138,12 +128,12 @@ class _Examination:
                 more = "" if needed else "; models run without, but less is told"
                 yield Finding(
                     f"{self.label}: permissions",
-                    "fail" if needed else "warn",
+                    Verdict.FAIL if needed else Verdict.WARN,
                     f"the account may not {what}{more}",
                     " ".join(map(grant, targets)),
                 )
         if not missing[True]:
-            yield Finding(f"{self.label}: permissions", "ok", "the account may do what it needs")
+            yield Finding(f"{self.label}: permissions", Verdict.OK, "the account may do what it needs")
 
     async def _may(self, verb: str, group: str, resource: str, *, namespace: str | None = "") -> bool:
         plural, _, subresource = resource.partition("/")
@@ -171,7 +161,7 @@ class _Examination:
                 raise
             yield Finding(
                 label,
-                "warn",
+                Verdict.WARN,
                 "the account may not see nodes, so nobody knows whether one has a GPU",
                 "Look yourself: `kubectl get nodes`.",
             )
@@ -180,34 +170,34 @@ class _Examination:
         fitting = [node for node in having if self._suits(node)]
         most = max((_count(node, resource) for node in fitting), default=0)
         if most >= self.settings.gpus:
-            yield Finding(label, "ok", f"{len(fitting)} nodes have {resource}, up to {most} each")
+            yield Finding(label, Verdict.OK, f"{len(fitting)} nodes have {resource}, up to {most} each")
         elif fitting:
             yield Finding(
                 label,
-                "fail",
+                Verdict.FAIL,
                 f"no node has {self.settings.gpus} {resource}: the largest has {most}",
                 "Lower the pool's `gpus`, or add a larger node.",
             )
         elif having:
             yield Finding(
                 label,
-                "fail",
+                Verdict.FAIL,
                 f"{len(having)} nodes have {resource}, but the pool's pods may use none of them",
                 "Compare the pool's `node_selector` and `tolerations` with the nodes' labels and taints.",
             )
         else:
             yield Finding(
                 label,
-                "warn",
+                Verdict.WARN,
                 f"no node has {resource}",
                 "Fine if an autoscaler adds one. Otherwise install NVIDIA's device plugin, or correct the pool's `gpu_resource`.",
             )
 
     def _suits(self, node: Manifest) -> bool:
-        spec, labels = node.get("spec") or {}, applying.labels(node)
+        spec, has = node.get("spec") or {}, labels(node)
         taints = [one for one in spec.get("taints") or () if one.get("effect") in ("NoSchedule", "NoExecute")]
         return (
-            self.settings.node_selector.items() <= labels.items()
+            self.settings.node_selector.items() <= has.items()
             and true(node, "Ready")
             and not spec.get("unschedulable")
             and all(any(_tolerates(one, taint) for one in self.settings.tolerations) for taint in taints)
@@ -222,16 +212,18 @@ class _Examination:
             found = await self._look(SECRET, token[0])
             make = f"Make it: `kubectl -n {self.space} create secret generic {token[0]} --from-literal={token[1]}=hf_...`."
             if found is False:
-                yield Finding(f"secret {token[0]}", "fail", "it does not exist, and the pool's `hub_token_secret` names it", make)
+                yield Finding(
+                    f"secret {token[0]}", Verdict.FAIL, "it does not exist, and the pool's `hub_token_secret` names it", make
+                )
             elif isinstance(found, dict) and token[1] not in (found.get("data") or {}):
-                yield Finding(f"secret {token[0]}", "fail", f"it has no key {token[1]}", make)
+                yield Finding(f"secret {token[0]}", Verdict.FAIL, f"it has no key {token[1]}", make)
         if self.settings.nodes > 1 and await self._look(LEADER_WORKER_SET, "lamplighter-look") is False:
             try:
                 await self.cluster.list(LEADER_WORKER_SET)
             except KubernetesError as error:
                 yield Finding(
                     f"{self.label}: groups",
-                    "fail",
+                    Verdict.FAIL,
                     error.message,
                     "Install LeaderWorkerSet (sigs.k8s.io/lws), or set `nodes: 1`.",
                 )
@@ -242,7 +234,7 @@ class _Examination:
         if found is False:
             yield Finding(
                 label,
-                "fail",
+                Verdict.FAIL,
                 "it does not exist, and the pool's `cache.claim` names it",
                 "Create it, see docs/guides/model-cache.md.",
             )
@@ -250,16 +242,18 @@ class _Examination:
             modes = set((found.get("spec") or {}).get("accessModes") or ())
             phase = (found.get("status") or {}).get("phase")
             if phase == "Lost":
-                yield Finding(label, "fail", "its volume is gone", "Restore the volume, or make the claim anew and fill it.")
+                yield Finding(
+                    label, Verdict.FAIL, "its volume is gone", "Restore the volume, or make the claim anew and fill it."
+                )
             elif self.settings.max_replicas > 1 and not modes & {"ReadWriteMany", "ReadOnlyMany"}:
                 yield Finding(
                     label,
-                    "warn",
+                    Verdict.WARN,
                     f"it can only be used on one node at a time ({', '.join(sorted(modes))}), and the pool may have {self.settings.max_replicas} replicas",
                     "Use a volume that many may read (ReadWriteMany, or ReadOnlyMany with `cache.read_only`), or set `max_replicas: 1`.",
                 )
             else:
-                yield Finding(label, "ok", f"{phase or 'there'}, {', '.join(sorted(modes))}")
+                yield Finding(label, Verdict.OK, f"{phase or 'there'}, {', '.join(sorted(modes))}")
 
     async def _images(self) -> AsyncIterator[Finding]:
         """Whether the images may be pulled with the pool's pull secrets."""
@@ -268,7 +262,7 @@ class _Examination:
             found = await self._look(SECRET, wanted)
             if found is False:
                 make = f"kubectl -n {self.space} create secret docker-registry {wanted} --docker-server=SERVER --docker-username=USER --docker-password=..."
-                yield Finding(f"pull secret {wanted}", "fail", "it does not exist", f"Make it: `{make}`.")
+                yield Finding(f"pull secret {wanted}", Verdict.FAIL, "it does not exist", f"Make it: `{make}`.")
             elif isinstance(found, dict):
                 known += registry.logins(found)
                 if (finding := self._age(wanted, found)) is not None:
@@ -276,7 +270,7 @@ class _Examination:
             else:
                 yield Finding(
                     f"pull secret {wanted}",
-                    "warn",
+                    Verdict.WARN,
                     "the account may not read it, so the pull cannot be tested",
                     "Run `lamplighter doctor` with an account that may.",
                 )
@@ -296,14 +290,14 @@ class _Examination:
         if age >= ECR_LASTS:
             return Finding(
                 f"pull secret {wanted}",
-                "fail",
+                Verdict.FAIL,
                 f"ECR's tokens live for 12 hours, and this one is {age / 3600:.0f} hours old",
                 fix,
             )
         if age >= ECR_LASTS - 3600:
-            return Finding(f"pull secret {wanted}", "warn", "ECR's token in it expires within the hour", fix)
+            return Finding(f"pull secret {wanted}", Verdict.WARN, "ECR's token in it expires within the hour", fix)
         return Finding(
-            f"pull secret {wanted}", "ok", f"ECR's token in it is valid for another {(ECR_LASTS - age) / 3600:.0f} hours"
+            f"pull secret {wanted}", Verdict.OK, f"ECR's token in it is valid for another {(ECR_LASTS - age) / 3600:.0f} hours"
         )
 
     async def _image(self, image: str, known: Sequence[registry.Login]) -> Finding:
@@ -313,18 +307,18 @@ class _Examination:
         label = f"image {image}"
         how = f"with the pull secret for {parsed.registry}" if login is not None else "without a pull secret"
         if 200 <= answer.status < 300:
-            return Finding(label, "ok", f"the registry gives it {how}")
+            return Finding(label, Verdict.OK, f"the registry gives it {how}")
         if answer.status == 0:
             return Finding(
                 label,
-                "warn",
+                Verdict.WARN,
                 f"its registry cannot be asked from here ({answer.said})",
                 "Nodes may have another way; a wake tells.",
             )
         if answer.status in (401, 403) and login is None and _ECR.fullmatch(parsed.registry):
             return Finding(
                 label,
-                "warn",
+                Verdict.WARN,
                 "it is private, and the pool has no pull secret for it",
                 "Fine where the kubelet has an ECR credential provider (EKS, and nodes of `lamplighter cloud`). Else see docs/guides/kubernetes-pool.md.",
             )
@@ -333,7 +327,7 @@ class _Examination:
         )
         pod = {"spec": {"imagePullSecrets": [{"name": one} for one in self.settings.image_pull_secrets]}}
         hindrance = image_refused(image, said, pod, self.space)
-        return Finding(label, "fail", f"the registry refuses it {how} (status {answer.status})", hindrance.detail)
+        return Finding(label, Verdict.FAIL, f"the registry refuses it {how} (status {answer.status})", hindrance.detail)
 
     async def _workloads(self) -> AsyncIterator[Finding]:
         """Whether somebody else writes replicas; and, where others make the workloads, whether they did."""
@@ -344,13 +338,13 @@ class _Examination:
             if found is False and not self.settings.manage:
                 yield Finding(
                     f"model {model}",
-                    "fail",
+                    Verdict.FAIL,
                     f"there is no {kind.resource} {title}, and the pool says `manage: false`",
                     "Apply what `lamplighter models render` prints.",
                 )
             elif isinstance(found, dict) and (who := applying.writer(found)) is not None:
                 yield Finding(
-                    f"model {model}", "warn", f"{who} wrote the replicas of {title} last: only the keeper may", _ONE_WRITER
+                    f"model {model}", Verdict.WARN, f"{who} wrote the replicas of {title} last: only the keeper may", _ONE_WRITER
                 )
         try:
             scalers = await self.cluster.list(AUTOSCALER)
@@ -361,7 +355,7 @@ class _Examination:
             if str(about.get("name", "")).startswith(names.prefix(self.pool)):
                 yield Finding(
                     f"autoscaler {name(scaler)}",
-                    "fail",
+                    Verdict.FAIL,
                     f"it writes the replicas of {about.get('name')}, as the keeper does",
                     _ONE_WRITER,
                 )

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.providers.base import Observation, Presence
 from lamplighter.providers.kubernetes import applying, names, reasons
-from lamplighter.providers.kubernetes.applying import labels
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.observing import handle, serves
-from lamplighter.providers.kubernetes.reading import Event, condition, created, deleting, event, name, over, subject, uid
+from lamplighter.providers.kubernetes.reading import Event, condition, created, deleting, event, labels, name, over, subject, uid
 from lamplighter.providers.kubernetes.scaling import Written
 
 UNMADE = ".unmade-"

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 
 from lamplighter.core.errors import LamplighterError
 from lamplighter.providers.kubernetes import names
-from lamplighter.providers.kubernetes.applying import annotations
 from lamplighter.providers.kubernetes.client import Access, Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import DEPLOYMENT, LEADER_WORKER_SET, STATEFUL_SET, Manifest
-from lamplighter.providers.kubernetes.reading import created, moment, name
+from lamplighter.providers.kubernetes.reading import annotations, created, moment, name
 
 MANAGER = "lamplighter-janitor"
 AFTER = 900.0

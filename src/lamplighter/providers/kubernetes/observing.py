@@ -10,10 +10,22 @@ from lamplighter.core.endpoint import Endpoint
 from lamplighter.core.reasons import LossReason, WakeFailure
 from lamplighter.providers.base import Notice, Observation, Presence
 from lamplighter.providers.kubernetes import names, reasons
-from lamplighter.providers.kubernetes.applying import annotations, labels
 from lamplighter.providers.kubernetes.decide import Held, ordinal
 from lamplighter.providers.kubernetes.kinds import Manifest
-from lamplighter.providers.kubernetes.reading import Event, Running, container, created, deleting, name, over, phase, true, uid
+from lamplighter.providers.kubernetes.reading import (
+    Event,
+    Running,
+    annotations,
+    container,
+    created,
+    deleting,
+    labels,
+    name,
+    over,
+    phase,
+    true,
+    uid,
+)
 from lamplighter.providers.kubernetes.reasons import Hindrance, Judge
 from lamplighter.providers.kubernetes.stages import Words, stages
 from lamplighter.providers.kubernetes.template import CONTAINER, PORT, PRELOAD

@@ -21,7 +21,6 @@ from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Accelerator, Engine, Judging
 from lamplighter.providers.base import Desired, Observation, Presence
 from lamplighter.providers.kubernetes import applying, names, reasons
-from lamplighter.providers.kubernetes.applying import annotations, labels
 from lamplighter.providers.kubernetes.client import Access, Cluster
 from lamplighter.providers.kubernetes.decide import Held
 from lamplighter.providers.kubernetes.errors import KubernetesError
@@ -32,9 +31,11 @@ from lamplighter.providers.kubernetes.mirror import Mirror
 from lamplighter.providers.kubernetes.observing import View, ended, group, handle, held, model_of, observation, serves
 from lamplighter.providers.kubernetes.reading import (
     Event,
+    annotations,
     condition,
     deleting,
     event,
+    labels,
     name,
     subject,
     uid,

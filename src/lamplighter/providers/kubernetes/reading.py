@@ -32,6 +32,21 @@ def name(found: Mapping[str, Any]) -> str:
     return str(meta(found).get("name", ""))
 
 
+def labels(found: Mapping[str, Any]) -> Mapping[str, str]:
+    """Its labels."""
+    return meta(found).get("labels") or {}
+
+
+def annotations(found: Mapping[str, Any]) -> Mapping[str, str]:
+    """Its annotations."""
+    return meta(found).get("annotations") or {}
+
+
+def status(found: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Its status; empty when it has none."""
+    return (found or {}).get("status") or {}
+
+
 def uid(found: Mapping[str, Any]) -> str:
     """Its uid."""
     return str(meta(found).get("uid", ""))

@@ -16,12 +16,11 @@ from lamplighter.core.errors import ProviderError, SourceError
 from lamplighter.core.reasons import WakeFailure
 from lamplighter.engines.base import Accelerator, Containerised, Engine
 from lamplighter.providers.kubernetes import applying, names
-from lamplighter.providers.kubernetes.applying import annotations
 from lamplighter.providers.kubernetes.client import Cluster
 from lamplighter.providers.kubernetes.decide import Held, Steps, decide
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import DEPLOYMENT, POD, STATEFUL_SET, Kind, Manifest
-from lamplighter.providers.kubernetes.reading import created, deleting, moment, name, over, uid
+from lamplighter.providers.kubernetes.reading import annotations, created, deleting, moment, name, over, uid
 from lamplighter.providers.kubernetes.workload import Workload, accelerator, build, kind_of
 
 _log = structlog.get_logger(__name__)

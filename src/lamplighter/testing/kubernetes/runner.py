@@ -1,13 +1,14 @@
 """What runs beside an API server as its client: a thread of its own around one coroutine, started and stopped by a `with`."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from lamplighter.testing.kubernetes.background import Background
 
 
-class Runner:
+class Runner(ABC):
     """Runs `run` until it is stopped. Subclasses set `self.ready` once they work."""
 
     def __init__(self, name: str) -> None:
@@ -15,9 +16,9 @@ class Runner:
         self.ready: asyncio.Event
         self._task: asyncio.Task[None] | None = None
 
+    @abstractmethod
     async def run(self) -> None:
         """Work until cancelled."""
-        raise NotImplementedError
 
     def start(self) -> Self:
         """Work; returns once it is ready to. Raises what `run` raises before."""

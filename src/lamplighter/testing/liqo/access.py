@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lamplighter.federation import names
-from lamplighter.federation.reach import deleting, name_of, status
 from lamplighter.providers.kubernetes.kinds import EVENT, SECRET, Manifest
+from lamplighter.providers.kubernetes.reading import deleting, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 from lamplighter.testing.liqo.member import Member, owned_by, peer_of
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lamplighter.federation import names
 from lamplighter.federation.handshake import KEYS
-from lamplighter.federation.reach import deleting, labels, name_of
 from lamplighter.providers.kubernetes.client import ALL_NAMESPACES, Cluster
 from lamplighter.providers.kubernetes.errors import KubernetesError
 from lamplighter.providers.kubernetes.kinds import CONFIG_MAP, DEFINITION, DEPLOYMENT, NAMESPACE, SECRET, Kind, Manifest
+from lamplighter.providers.kubernetes.reading import deleting, labels
+from lamplighter.providers.kubernetes.reading import name as name_of
 from lamplighter.testing.liqo.definitions import definitions
 
 _MANAGER = "liqo-controller-manager"

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lamplighter.federation import names
-from lamplighter.federation.reach import condition, deleting, labels, name_of, status
 from lamplighter.federation.slice import amount
 from lamplighter.providers.kubernetes.kinds import CONFIG_MAP, EVENT, NAMESPACE, NODE, POD, SECRET, SERVICE, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 from lamplighter.testing.liqo.member import Member, peer_of, suppress_passing
 from lamplighter.testing.liqo.slices import moment, twin_is_free
 

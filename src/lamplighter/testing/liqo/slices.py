@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lamplighter.federation import names
-from lamplighter.federation.reach import condition, deleting, labels, name_of, status
 from lamplighter.providers.kubernetes.kinds import LEASE, NAMESPACE, NODE, SECRET, Manifest
+from lamplighter.providers.kubernetes.reading import condition, deleting, labels, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 from lamplighter.testing.liqo.member import Member, owned_by, peer_of
 
 if TYPE_CHECKING:

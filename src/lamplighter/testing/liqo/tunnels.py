@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lamplighter.federation import names
-from lamplighter.federation.reach import deleting, name_of, status
 from lamplighter.providers.kubernetes.kinds import POD, SECRET, Kind, Manifest
+from lamplighter.providers.kubernetes.reading import deleting, status
+from lamplighter.providers.kubernetes.reading import name as name_of
 from lamplighter.testing.liqo.member import Member, owned_by, peer_of
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lamplighter.config.mesh import MeshConfig
+from lamplighter.core.findings import Finding, Verdict
 from lamplighter.mesh import check, firewall, nodes, sight
 from lamplighter.mesh.check import Question
-from lamplighter.mesh.findings import Finding, Verdict
 from lamplighter.mesh.firewall import KINDS
 from lamplighter.mesh.nodes import Node
 from tests.mesh_lab.certificates import Authority

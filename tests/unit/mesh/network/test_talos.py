@@ -9,8 +9,8 @@ import yaml
 
 from lamplighter.config.mesh import MeshConfig
 from lamplighter.core.errors import LamplighterError
+from lamplighter.core.findings import Verdict
 from lamplighter.mesh import nodes, talos
-from lamplighter.mesh.findings import Verdict
 from lamplighter.mesh.nodes import Node
 from tests.mesh_lab.certificates import DAY, Authority
 from tests.unit.mesh.network import talos_example

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lamplighter.config import Config, parse
+from lamplighter.core.findings import Verdict
 from lamplighter.operations.cloud import examine
-from lamplighter.operations.findings import Verdict
 from lamplighter.testing.aws import Emulator
 
 FILE = """

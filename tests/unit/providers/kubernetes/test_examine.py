@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lamplighter.core.findings import Finding
 from lamplighter.providers.kubernetes import names, registry
 from lamplighter.providers.kubernetes.client import Access
-from lamplighter.providers.kubernetes.examine import Finding, examine
+from lamplighter.providers.kubernetes.examine import examine
 from lamplighter.providers.kubernetes.kinds import Manifest
 from lamplighter.providers.kubernetes.reading import moment
 from lamplighter.testing.kubernetes.cluster import FakeCluster

@@ -101,7 +101,7 @@ async def test_replicas_are_never_written_over_a_change_that_was_not_seen(
 
     monkeypatch.setattr(Cluster, "patch_scale", late)
     await world.provider.scale(Desired({"one": 1}), frozenset())
-    assert refused == [409]
+    assert set(refused) == {409}  # more than once, when a controller writes a status in between
     assert deployment(world)["spec"]["replicas"] == 1
 
 
