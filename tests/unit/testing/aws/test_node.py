@@ -37,9 +37,10 @@ def until(look: Callable[[], Any], timeout: float = 10) -> Any:
 
 
 def wake(aws: Emulator, nodes: NodeFactory) -> Machine:
+    before = {machine.id for machine in aws.instances()}  # the last test's machine may still be ending
     aws.client("autoscaling").set_desired_capacity(AutoScalingGroupName="lamplighter-spot-spot", DesiredCapacity=1)
     aws.advance(1)
-    machine = aws.instances(live=True)[0]
+    machine: Machine = until(lambda: next((one for one in aws.instances(live=True) if one.id not in before), None))
     until(lambda: machine.id in nodes.nodes)
     return machine
 
